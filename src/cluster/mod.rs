@@ -1,0 +1,1 @@
+//! Who leads. openraft runs behind this module; no other module names it.

@@ -1,0 +1,1 @@
+//! Starts the parts, carries facts between them, shuts them down in order.

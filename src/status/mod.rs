@@ -1,0 +1,89 @@
+//! One snapshot of the daemon, and its renderers.
+
+use serde::{Deserialize, Serialize};
+
+/// Everything the daemon knows about itself, as asked over the control socket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Snapshot {
+    /// Program version.
+    pub version: String,
+    /// This node's id.
+    pub id: String,
+    /// `leader`, `follower`, `candidate`, `quiet`, `single`.
+    pub role: String,
+    /// Current raft term; 0 with `singleNode`.
+    pub term: u64,
+    /// Id of the leader, if known.
+    pub leader: Option<String>,
+    /// The VIP.
+    pub vip: String,
+    /// Its interface.
+    pub interface: String,
+    /// Whether the keeper reports the VIP held.
+    pub held: bool,
+    /// For how many ms more the hold runs, if held.
+    pub hold_left_ms: Option<u64>,
+    /// How often this process gained the VIP.
+    pub gains: u64,
+    /// Milliseconds since the daemon started.
+    pub uptime_ms: u64,
+    /// Whether the state directory is writable; false is status red.
+    pub disk_ok: bool,
+    /// The other nodes.
+    pub peers: Vec<PeerStatus>,
+    /// One per balancer.
+    pub balancers: Vec<BalancerStatus>,
+}
+
+/// One peer as this node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerStatus {
+    /// Its id.
+    pub id: String,
+    /// Its raft address.
+    pub address: String,
+    /// Milliseconds since its last frame; none: never heard.
+    pub last_contact_ms: Option<u64>,
+    /// Why it is not connected, if it is not.
+    pub problem: Option<String>,
+}
+
+/// Counters of one balancer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BalancerStatus {
+    /// Its name.
+    pub name: String,
+    /// Where it listens.
+    pub listen: String,
+    /// Whether it accepts now.
+    pub serving: bool,
+    /// Connections open now.
+    pub open: u64,
+    /// Connections accepted since the start.
+    pub accepted: u64,
+    /// Connections reset because no backend could be reached.
+    pub no_backend: u64,
+    /// Bytes from clients to backends.
+    pub bytes_in: u64,
+    /// Bytes from backends to clients.
+    pub bytes_out: u64,
+    /// One per backend.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// Counters of one backend.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackendStatus {
+    /// Its address.
+    pub address: String,
+    /// Connections open now.
+    pub open: u64,
+    /// Connections made since the start.
+    pub connected: u64,
+    /// Failed connects since the start.
+    pub failed: u64,
+}
