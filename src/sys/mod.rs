@@ -2,3 +2,6 @@
 #![allow(unsafe_code)]
 
 pub mod clock;
+pub mod epoll;
+pub mod splice;
+pub mod tcp;

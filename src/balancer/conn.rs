@@ -1,0 +1,117 @@
+//! One connection: a client's socket, a backend's, and a direction from each to the other.
+
+use super::choose::Tried;
+use super::flow::{Bench, DEAD, FIN_SENT, Half, Step, pump};
+
+/// Which end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Who connected to us.
+    Client = 0,
+    /// Whom we connected to.
+    Backend = 1,
+}
+
+/// The connect to the backend has not ended yet.
+pub const CONNECTING: u8 = 1;
+/// Is in the queue.
+pub const QUEUED: u8 = 1 << 1;
+/// To be reset at its next turn: the VIP is gone.
+pub const DOOMED: u8 = 1 << 2;
+/// A timeout has passed; to be dealt with at its next turn.
+pub const EXPIRED: u8 = 1 << 3;
+/// Has lived long enough for the options of long connections; to be set at its next turn.
+pub const SETTLE: u8 = 1 << 4;
+/// Has them.
+pub const SETTLED: u8 = 1 << 5;
+
+/// One connection. Small, because there may be very many idle ones: see the size test below.
+#[derive(Debug)]
+pub struct Conn {
+    /// The client's end, and the bytes from it.
+    pub client: Half,
+    /// The backend's end, and the bytes from it.
+    pub backend: Half,
+    /// Backends tried so far.
+    pub tried: Tried,
+    /// When it last did something: ms since the forwarder began, wrapping.
+    pub touched: u32,
+    /// Number of its listener.
+    pub listener: u16,
+    /// Number of its backend, once one was chosen.
+    pub target: u16,
+    /// Flags of this file.
+    pub state: u8,
+}
+
+/// What becomes of a connection after its turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing to do until the next event.
+    Idle,
+    /// Another turn after the others had theirs.
+    Again,
+    /// Both sides sent everything and FIN: close.
+    Complete,
+    /// Close with RST to both.
+    Reset,
+}
+
+impl Conn {
+    /// Whether any of `flags` is set.
+    pub const fn is(&self, flags: u8) -> bool {
+        self.state & flags != 0
+    }
+
+    /// One of its ends.
+    pub const fn end(&mut self, end: End) -> &mut Half {
+        match end {
+            End::Client => &mut self.client,
+            End::Backend => &mut self.backend,
+        }
+    }
+
+    /// Whether one side has sent FIN, the other not yet.
+    pub const fn half_closed(&self) -> bool {
+        self.client.has(FIN_SENT) || self.backend.has(FIN_SENT)
+    }
+
+    /// One read in each direction, and what follows from it; and the bytes read, from the client and from the backend.
+    pub fn turn(&mut self, bench: &mut Bench) -> (Verdict, [usize; 2]) {
+        let (client, backend) = (&mut self.client, &mut self.backend);
+        bench.moved = 0;
+        let up = pump(client, backend, bench);
+        let moved_up = std::mem::take(&mut bench.moved);
+        let down = pump(backend, client, bench);
+        let verdict = match [up, down] {
+            [Step::Broken, _] | [_, Step::Broken] => Verdict::Reset,
+            [Step::Idle, Step::Idle] => self.pass_fins(Verdict::Idle),
+            _ => self.pass_fins(Verdict::Again),
+        };
+        (verdict, [moved_up, bench.moved])
+    }
+
+    /// Passes FINs on, and finds connections that are complete or broken; `otherwise` for the others.
+    fn pass_fins(&mut self, otherwise: Verdict) -> Verdict {
+        let (client, backend) = (&mut self.client, &mut self.backend);
+        if client.has(DEAD) && client.done() || backend.has(DEAD) && backend.done() {
+            return Verdict::Reset;
+        }
+        if client.done() && backend.done() {
+            return Verdict::Complete; // close(2) sends the FINs that are missing
+        }
+        let broke_backend = client.done() && !backend.has(FIN_SENT) && !backend.finish();
+        let broke_client = backend.done() && !client.has(FIN_SENT) && !client.finish();
+        if broke_backend || broke_client { Verdict::Again } else { otherwise }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<Conn>() <= 80, "{} bytes", size_of::<Conn>());
+    }
+}

@@ -1,0 +1,78 @@
+//! The two handles of the forwarder: one drives it, the other tells and asks it things.
+
+use super::engine::Engine;
+use super::{OpenError, Spec};
+use crate::status::BalancerStatus;
+use crate::sys::epoll::Bell;
+use std::cell::RefCell;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// The listeners and all connections. To be handed to [`super::block_on`]; dropping it resets what is open.
+#[derive(Debug)]
+pub struct Forwarder(Rc<RefCell<Engine>>);
+
+/// For the daemon's tasks on the forwarder's thread. Calls take effect at the forwarder's next turn, which follows at once.
+#[derive(Clone, Debug)]
+pub struct Control(Rc<RefCell<Engine>>);
+
+impl Forwarder {
+    /// Binds all listeners now: `bind_to_vip` on VIP:port also without the address (IP_FREEBIND), others on `[::]:port` for both
+    /// families. Raises the soft limit of open files to the hard one.
+    ///
+    /// # Errors
+    ///
+    /// All listeners that can't be opened, each with the reason and the way out.
+    pub fn open(spec: Spec) -> Result<(Forwarder, Control), OpenError> {
+        let engine = Rc::new(RefCell::new(Engine::open(spec)?));
+        Ok((Forwarder(engine.clone()), Control(engine)))
+    }
+
+    pub(super) fn bell(&self) -> Arc<Bell> {
+        self.0.borrow().bell()
+    }
+
+    pub(super) fn turn(&self) -> io::Result<()> {
+        self.0.borrow_mut().turn()
+    }
+}
+
+impl Drop for Forwarder {
+    fn drop(&mut self) {
+        self.0.borrow_mut().close_all();
+    }
+}
+
+impl Control {
+    /// Whether this node holds the VIP. VIP listeners serve only meanwhile: connections that arrive at another time are reset,
+    /// and on loss all that came through them are (64 per turn, the executor polled in between). Starts as false.
+    pub fn holding(&self, yes: bool) {
+        self.0.borrow_mut().hold(yes);
+    }
+
+    /// Closes all listeners for good; connections go on. What waits to be accepted is reset by the kernel.
+    pub fn stop_accepting(&self) {
+        self.0.borrow_mut().stop_accepting();
+    }
+
+    /// Counters of each balancer, in the order of the configuration.
+    pub fn counters(&self) -> Vec<BalancerStatus> {
+        self.0.borrow().counters()
+    }
+
+    /// Connections open now, those included that are still to be reset after a loss.
+    pub fn open_connections(&self) -> usize {
+        self.0.borrow().open_connections()
+    }
+
+    /// How often accepting was paused because a limit was hit: connections, open files, memory.
+    pub fn accept_pauses(&self) -> u64 {
+        self.0.borrow().accept_pauses()
+    }
+
+    /// Pipes that exist now, and how often a connection had to copy because there was none.
+    pub fn pipes(&self) -> (usize, u64) {
+        self.0.borrow().pipes()
+    }
+}

@@ -1,0 +1,306 @@
+//! The loop's one turn: events, accepts, connections with work, the sweep of timeouts.
+
+use super::choose::Tried;
+use super::conn::{CONNECTING, Conn, DOOMED, End, QUEUED};
+use super::flow::{Bench, Half};
+use super::listen::{Listener, OpenError, open_all};
+use super::slab::{Key, Slab};
+use super::{Limits, Spec};
+use crate::status::{BackendStatus, BalancerStatus};
+use crate::sys::clock::{self, Instant};
+use crate::sys::epoll::{BATCH, Bell, Epoll, Event};
+use crate::sys::tcp;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind::WouldBlock};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A batch of work ends after about this time, so that the executor gets its turn.
+const TURN: Duration = Duration::from_millis(1);
+/// Accepts per turn and listener: each costs about 20 µs with its connect.
+const ACCEPTS: usize = 16;
+/// Timeouts are looked at this often, and accepting is resumed.
+pub const SWEEP: Duration = Duration::from_secs(1);
+/// Descriptors left for everything else: raft, control socket, files, standard streams.
+const SPARED_FDS: usize = 64;
+
+/// Everything that the forwarder knows.
+#[derive(Debug)]
+pub struct Engine {
+    pub(super) epoll: Epoll,
+    bell: Arc<Bell>,
+    pub(super) slab: Slab<Conn>,
+    queue: VecDeque<Key>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) bench: Bench,
+    pub(super) limits: Limits,
+    max_connections: usize,
+    holding: bool,
+    always: bool,
+    began: Instant,
+    pub(super) now: Instant,
+    pub(super) next_sweep: Instant,
+    pub(super) paused: bool,
+    pauses: u64,
+    pause_told: Option<Instant>,
+}
+
+/// Tokens: a connection's stamp (never 0), slot and end; or 0 and the number of a listener; or 0 and all ones for the bell.
+const BELL: u64 = u32::MAX as u64;
+
+pub(super) fn token(key: Key, end: End) -> u64 {
+    u64::from(key.stamp) << 32 | u64::from(key.index) << 1 | end as u64
+}
+
+impl Engine {
+    /// Opens the listeners and the epoll instance.
+    pub fn open(spec: Spec) -> Result<Self, OpenError> {
+        let fds = tcp::raise_fd_limit().ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(1024);
+        let listeners = open_all(&spec)?;
+        let epoll = Epoll::new()?;
+        let bell = Arc::new(Bell::new()?);
+        epoll.add_source(&bell, BELL)?;
+        for (i, listener) in listeners.iter().enumerate() {
+            if let Some(fd) = &listener.fd {
+                epoll.add_source(fd, i as u64)?;
+            }
+        }
+        let spared = SPARED_FDS + 2 * spec.limits.pipes + listeners.len();
+        let by_fds = (fds.saturating_sub(spared) / 2).clamp(16, 65536);
+        let now = clock::now();
+        Ok(Self {
+            epoll,
+            bell,
+            slab: Slab::new(),
+            queue: VecDeque::new(),
+            listeners,
+            bench: Bench::new(spec.limits.pipes),
+            max_connections: spec.limits.max_connections.unwrap_or(by_fds),
+            limits: spec.limits,
+            holding: false,
+            always: spec.serve_vip_always,
+            began: now,
+            now,
+            next_sweep: now,
+            paused: false,
+            pauses: 0,
+            pause_told: None,
+        })
+    }
+
+    pub fn bell(&self) -> Arc<Bell> {
+        self.bell.clone()
+    }
+
+    /// Sleeps until there is something to do, unless there is, and does one bounded batch of it.
+    pub fn turn(&mut self) -> io::Result<()> {
+        let timeout = self.timeout();
+        let n = match timeout == Some(Duration::ZERO) || !self.bell.may_sleep() {
+            true => self.epoll.wait(Some(Duration::ZERO))?,
+            false => {
+                let n = self.epoll.wait(timeout)?;
+                self.bell.awake();
+                n
+            }
+        };
+        self.now = clock::now();
+        // All events are noted before any descriptor is closed, so none can reach a later user of its number.
+        for i in 0..n {
+            self.note(self.epoll.event(i));
+        }
+        self.accept_some();
+        self.run_some();
+        if self.now >= self.next_sweep {
+            self.sweep();
+        }
+        Ok(())
+    }
+
+    /// How long the loop may sleep. Only connections, pipes in the pool and a paused accept need a sweep.
+    fn timeout(&self) -> Option<Duration> {
+        if !self.queue.is_empty() || !self.paused && self.listeners.iter().any(|l| l.ready) {
+            return Some(Duration::ZERO);
+        }
+        let sweep = !self.slab.is_empty() || self.paused || !self.bench.pipes.is_empty();
+        sweep.then(|| self.next_sweep.since(clock::now()))
+    }
+
+    fn note(&mut self, event: Event) {
+        let (stamp, low) = ((event.token >> 32) as u32, event.token as u32);
+        if stamp == 0 {
+            if let Some(listener) = self.listeners.get_mut(low as usize) {
+                listener.ready = true;
+            }
+            return;
+        }
+        let key = Key { index: low >> 1, stamp };
+        if let Some(conn) = self.slab.get_mut(key) {
+            conn.end(if low & 1 == 0 { End::Client } else { End::Backend }).note(event);
+            self.enqueue(key);
+        }
+    }
+
+    /// Gives a connection a turn, after those that wait for theirs.
+    pub(super) fn enqueue(&mut self, key: Key) {
+        if let Some(conn) = self.slab.get_mut(key)
+            && !conn.is(QUEUED)
+        {
+            conn.state |= QUEUED;
+            self.queue.push_back(key);
+        }
+    }
+
+    fn run_some(&mut self) {
+        let until = self.now + TURN;
+        let mut unread = 0;
+        for turns in 1..=self.queue.len().min(BATCH) {
+            let Some(key) = self.queue.pop_front() else { return };
+            unread += self.run_one(key);
+            // reading the clock is a system call on some ARM boards: not after each small turn
+            if turns % 8 == 0 || unread > 128 << 10 {
+                unread = 0;
+                if clock::now() > until {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn accept_some(&mut self) {
+        for i in 0..self.listeners.len() {
+            for _ in 0..ACCEPTS {
+                if self.paused || !self.listeners[i].ready {
+                    break;
+                }
+                self.accept_one(i);
+            }
+        }
+    }
+
+    fn accept_one(&mut self, i: usize) {
+        if self.slab.len() >= self.max_connections {
+            return self.pause(&format!("{} connections are open, the limit", self.max_connections));
+        }
+        let serve = self.serves(i);
+        let listener = &mut self.listeners[i];
+        let Some(fd) = &listener.fd else {
+            listener.ready = false;
+            return;
+        };
+        let client = match tcp::accept(fd) {
+            Ok(client) => client,
+            Err(e) if e.kind() == WouldBlock => {
+                listener.ready = false;
+                return;
+            }
+            Err(e) if is_local_shortage(&e) => return self.pause(&format!("can't accept connections: {e}")),
+            Err(_) => return, // an error of that connection (accept(2)); the next may be fine
+        };
+        if !serve {
+            return tcp::reset(client);
+        }
+        listener.accepted += 1;
+        listener.open += 1;
+        let conn = Conn {
+            client: Half::new(Some(client)),
+            backend: Half::new(None),
+            tried: Tried::default(),
+            touched: self.stamp(),
+            listener: i as u16,
+            target: 0,
+            state: CONNECTING,
+        };
+        let key = self.slab.insert(conn);
+        match self.register(key, End::Client) {
+            Ok(()) => self.dial(key),
+            Err(e) => self.pause_and_reset(key, &format!("can't watch a connection: {e}")),
+        }
+    }
+
+    /// Whether listener `i` serves now.
+    fn serves(&self, i: usize) -> bool {
+        let listener = &self.listeners[i];
+        listener.fd.is_some() && (self.holding || self.always || !listener.vip)
+    }
+
+    /// Stops accepting until the next sweep, or until a connection has ended. What comes meanwhile waits in the backlog.
+    pub(super) fn pause(&mut self, why: &str) {
+        self.paused = true;
+        self.pauses += 1;
+        if self.pause_told.is_none_or(|t| self.now.since(t) >= Duration::from_secs(60)) {
+            self.pause_told = Some(self.now);
+            log::warn!("accepting pauses: {why}; new connections wait (told once a minute)");
+        }
+    }
+
+    /// ms since the forwarder began, wrapping after 49 days.
+    pub(super) fn stamp(&self) -> u32 {
+        self.now.since(self.began).as_millis() as u32
+    }
+
+    pub fn hold(&mut self, yes: bool) {
+        let lost = self.holding && !yes && !self.always;
+        self.holding = yes;
+        if !lost {
+            return;
+        }
+        let listeners = &self.listeners;
+        let on_vip = self.slab.iter_mut().filter(|(_, conn)| listeners[usize::from(conn.listener)].vip);
+        let doomed: Vec<Key> = on_vip.map(|(key, conn)| (conn.state |= DOOMED, key).1).collect();
+        for key in doomed {
+            self.enqueue(key);
+        }
+    }
+
+    pub fn stop_accepting(&mut self) {
+        for listener in &mut self.listeners {
+            listener.fd = None;
+            listener.ready = false;
+        }
+    }
+
+    /// Closes the listeners and resets every connection.
+    pub fn close_all(&mut self) {
+        self.stop_accepting();
+        let keys: Vec<Key> = self.slab.iter_mut().map(|(key, _)| key).collect();
+        for key in keys {
+            self.end(key, true);
+        }
+    }
+
+    pub fn open_connections(&self) -> usize {
+        self.slab.len()
+    }
+
+    pub fn accept_pauses(&self) -> u64 {
+        self.pauses
+    }
+
+    pub fn pipes(&self) -> (usize, u64) {
+        (self.bench.pipes.count(), self.bench.pipes.refused)
+    }
+
+    pub fn counters(&self) -> Vec<BalancerStatus> {
+        let one = |(i, l): (usize, &Listener)| BalancerStatus {
+            name: l.name.clone(),
+            listen: l.address.to_string(),
+            serving: self.serves(i),
+            open: l.open,
+            accepted: l.accepted,
+            no_backend: l.no_backend,
+            bytes_in: l.bytes[0],
+            bytes_out: l.bytes[1],
+            backends: l.backends.iter().map(backend_status).collect(),
+        };
+        self.listeners.iter().enumerate().map(one).collect()
+    }
+}
+
+fn backend_status(b: &super::listen::Backend) -> BackendStatus {
+    BackendStatus { address: b.address.to_string(), open: b.open, connected: b.connected, failed: b.failed }
+}
+
+/// Whether the machine or this process is out of something, rather than one connection being at fault.
+pub(super) fn is_local_shortage(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC))
+}
