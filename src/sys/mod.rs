@@ -1,4 +1,12 @@
 //! The only `unsafe` of the program: small wrappers over `OwnedFd` and system calls, each with a SAFETY line per block.
 #![allow(unsafe_code)]
 
+pub mod caps;
 pub mod clock;
+pub mod ioctl;
+pub mod netlink;
+pub mod packet;
+pub mod poll;
+pub mod process;
+pub mod signal;
+pub mod timer;
