@@ -1,26 +1,57 @@
 //! The address: a small privileged keeper process adds, renews, announces and removes it, and only until the deadline it was given.
+//!
+//! ```text
+//! daemon ── Order ──▶ link ─▶ keeper ─▶ state (pure: wanted vs observed, now) ─▶ Next ─▶ kernel (netlink, AF_PACKET)
+//!        ◀─ Report ──                     ▲                                                │
+//!                                         └──────────── Input: what the kernel said ◀──────┘
+//! ```
+//!
+//! The contract between the two processes: a hold that the keeper began (or refused for what it found on this host) ends with exactly one
+//! [`Report::Gone`], and its vote is spent from then on. Time is CLOCK_BOOTTIME on both sides.
+
+mod announce;
+pub mod frames;
+mod host;
+pub mod keeper;
+pub mod link;
+mod ownership;
+pub mod rtnl;
+pub mod state;
+mod wire;
+
+pub use host::{CleanupReport, Found, OpenError, OpenErrorKind, cleanup, present};
+pub use keeper::{Child, ExitReason, Keeper, KeeperSpec};
+pub use link::KeeperLink;
+pub use state::{lifetime_bound, lifetime_secs};
 
 use crate::sys::clock::Instant;
+use std::fmt;
 use std::time::Duration;
 
 /// What the daemon asks of the keeper. The keeper acts on the newest order only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// Hold the VIP under this vote until the instant (CLOCK_BOOTTIME). Repeated with every acknowledged heartbeat.
+    ///
+    /// An instant in the past is ignored; one later than now + hold counts as now + hold.
     Hold {
         /// The vote that gives the permission.
         vote: VoteKey,
         /// Drop the VIP at this instant unless told a later one under the same vote.
         until: Instant,
     },
-    /// Remove the VIP now and say when it is gone.
+    /// Remove the VIP now and say when it is gone. Always answered with [`Report::Gone`], also where nothing was held.
     LetGo,
+    /// Ask the network three times, 1 s apart, who has the VIP; an answer comes as [`Report::Claimed`], silence as nothing.
+    Probe,
 }
 
-/// A raft vote as the keeper knows it: enough to tell two votes apart. Ordered as raft orders them for one cluster (by term).
+/// A raft vote as the keeper knows it: enough to tell two votes apart. A lower term than one already seen is spent.
+///
+/// With `singleNode` the daemon counts the terms itself: each new hold needs a higher one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct VoteKey {
-    /// raft term; 0 with `singleNode`.
+    /// raft term.
     pub term: u64,
     /// A 64-bit hash of the node id.
     pub node: u64,
@@ -45,39 +76,116 @@ pub enum Report {
         /// From decision to seen gone.
         took: Duration,
     },
-    /// The kernel refused to add it: an errno, e.g. EEXIST when somebody put the VIP there by hand, ENODEV, EPERM.
+    /// The hold was not begun. `Gone` follows where `why` is `Foreign`, `LinkGone` or `Kernel`.
     Refused {
         /// Under which vote.
         vote: VoteKey,
-        /// OS error number.
-        errno: i32,
+        /// Why.
+        why: RefusedWhy,
     },
     /// Somebody removed it while held; it is back and was announced again.
     Restored {
         /// From the netlink event to kernel acknowledged.
         took: Duration,
     },
-    /// The interface: up with carrier, or not.
+    /// The interface: up with carrier, or not. Sent at start and at each change.
     Link {
         /// true: administratively up and carrier present.
         up: bool,
     },
-    /// Another host answers or announces for the VIP.
+    /// Another host answers or announces for the VIP, while we hold it or probe for it. At most one in 10 s.
     Claimed {
         /// Its link-layer address.
         mac: [u8; 6],
+    },
+    /// The keeper was told to stop: hand over, let go and exit within [`state::STOP_TIME`].
+    Stopping,
+    /// The kernel refused something that the keeper tries again; at most one in a second.
+    Trouble {
+        /// What was tried.
+        task: Task,
+        /// OS error number.
+        errno: i32,
     },
 }
 
 /// Why the VIP is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GoneWhy {
-    /// The daemon said `LetGo`.
+    /// The daemon said `LetGo`, or ordered a hold under another vote.
     LetGo,
     /// The deadline passed without a later one.
     Deadline,
-    /// The keeper was told to stop (SIGTERM, SIGINT).
+    /// The keeper was told to stop (SIGTERM, SIGINT), and the daemon did not let go in time.
     Stopping,
     /// The interface vanished.
     LinkGone,
+    /// Somebody made the address his own (`ip addr replace`): it is still there, and left alone.
+    Taken,
+    /// The hold was refused.
+    Refused,
+}
+
+/// Why a hold was not begun.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedWhy {
+    /// This host has the VIP already, and it is not ours.
+    Foreign,
+    /// This vote's hold ended before; only a newer vote may begin one.
+    Spent,
+    /// The keeper is stopping.
+    Stopping,
+    /// The interface does not exist.
+    LinkGone,
+    /// The kernel refused to add the address: an OS error number, e.g. EPERM.
+    Kernel(i32),
+}
+
+/// What the keeper asks of the kernel, for messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Task {
+    /// Add the VIP.
+    Add,
+    /// Renew its lifetime.
+    Renew,
+    /// Remove it.
+    Remove,
+    /// Read all addresses.
+    Dump,
+}
+
+impl fmt::Display for GoneWhy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::LetGo => "let go",
+            Self::Deadline => "its time ran out",
+            Self::Stopping => "the keeper stops",
+            Self::LinkGone => "the interface vanished",
+            Self::Taken => "somebody else on this host took the address over",
+            Self::Refused => "it was refused",
+        })
+    }
+}
+
+impl fmt::Display for RefusedWhy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign => f.write_str("this host has the address already, and not from kube-vip; remove it first (ip addr)"),
+            Self::Spent => f.write_str("this vote was used up before"),
+            Self::Stopping => f.write_str("the keeper is stopping"),
+            Self::LinkGone => f.write_str("the interface does not exist"),
+            Self::Kernel(errno) => write!(f, "the kernel said: {}", std::io::Error::from_raw_os_error(*errno)),
+        }
+    }
+}
+
+impl fmt::Display for Task {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Add => "add the VIP",
+            Self::Renew => "renew the VIP's lifetime",
+            Self::Remove => "remove the VIP",
+            Self::Dump => "read the addresses",
+        })
+    }
 }

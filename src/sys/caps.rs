@@ -1,0 +1,120 @@
+//! Capabilities and users (capabilities(7)): keep what is needed, for good.
+
+use nix::unistd::{Gid, Group, Uid, User, getgid, getuid, setgroups, setresgid, setresuid};
+use std::io;
+
+/// Send signals to any process.
+pub const KILL: u32 = 5;
+/// Bind ports below 1024.
+pub const NET_BIND_SERVICE: u32 = 10;
+/// Change addresses.
+pub const NET_ADMIN: u32 = 12;
+/// Open packet sockets.
+pub const NET_RAW: u32 = 13;
+
+const LAST: u32 = 63; // two 32-bit words; the kernel says EINVAL to those it doesn't know
+
+#[repr(C)]
+struct Header {
+    version: u32,
+    pid: libc::c_int,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Words {
+    effective: u32,
+    permitted: u32,
+    inheritable: u32,
+}
+
+const fn header() -> Header {
+    Header { version: 0x2008_0522, pid: 0 } // _LINUX_CAPABILITY_VERSION_3, this thread
+}
+
+/// This process's permitted capabilities as a bit mask.
+pub fn permitted() -> io::Result<u64> {
+    let mut words = [Words::default(); 2];
+    // SAFETY: version 3 reads one header and writes two word triples, which these are.
+    let result = unsafe { libc::syscall(libc::SYS_capget, &header(), words.as_mut_ptr()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(u64::from(words[0].permitted) | u64::from(words[1].permitted) << 32)
+}
+
+fn set(mask: u64) -> io::Result<()> {
+    let word = |bits: u64| Words { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
+    let words = [word(mask), word(mask >> 32)];
+    // SAFETY: version 3 reads one header and two word triples, which these are.
+    let result = unsafe { libc::syscall(libc::SYS_capset, &header(), words.as_ptr()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
+    let zero: libc::c_ulong = 0;
+    // SAFETY: the options used here take integers, no pointers.
+    let result = unsafe { libc::prctl(option, argument, zero, zero, zero) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Keeps, of the capabilities this process has, only these (an empty list: none), and gives up every way to get others:
+/// nothing inheritable or ambient, no new privileges by exec, the bounding set emptied where CAP_SETPCAP allows.
+///
+/// Acts on the calling thread: call it while there is one.
+pub fn keep_only(capabilities: &[u32]) -> io::Result<()> {
+    empty_bounding_set();
+    // Fails only before Linux 4.3, which has no ambient set.
+    let _ = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong);
+    let wanted = capabilities.iter().filter(|c| **c <= LAST).fold(0, |mask, c| mask | 1u64 << c);
+    set(permitted()? & wanted)?;
+    prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+}
+
+fn empty_bounding_set() {
+    for capability in 0..=LAST {
+        // EPERM without CAP_SETPCAP, EINVAL past the last one: with no_new_privs the set has no way to act anyway.
+        let _ = prctl(libc::PR_CAPBSET_DROP, capability.into());
+    }
+}
+
+/// Becomes an unprivileged process: the user and group if given (names or numbers; the user's own group where only he is), no
+/// other groups, and no capability but NET_BIND_SERVICE. An error names what was tried.
+pub fn drop_to_unprivileged(user: Option<&str>, group: Option<&str>) -> io::Result<()> {
+    let (uid, gid) = (user.map(find_user).transpose()?, group.map(find_group).transpose()?);
+    let gid = gid.or(uid.and_then(|(_, own)| own)).unwrap_or_else(getgid);
+    let uid = uid.map_or_else(getuid, |(uid, _)| uid);
+    empty_bounding_set(); // while CAP_SETPCAP is there
+    if (uid, gid) != (getuid(), getgid()) {
+        prctl(libc::PR_SET_KEEPCAPS, 1).map_err(tried("keep capabilities over the change of user"))?;
+        setgroups(&[]).map_err(|e| tried("leave all supplementary groups (needs CAP_SETGID)")(e.into()))?;
+        setresgid(gid, gid, gid).map_err(|e| tried(&format!("become group {gid} (needs CAP_SETGID)"))(e.into()))?;
+        setresuid(uid, uid, uid).map_err(|e| tried(&format!("become user {uid} (needs CAP_SETUID)"))(e.into()))?;
+        prctl(libc::PR_SET_KEEPCAPS, 0).map_err(tried("end keeping capabilities"))?;
+    }
+    keep_only(&[NET_BIND_SERVICE]).map_err(tried("drop capabilities"))
+}
+
+fn tried(what: &str) -> impl FnOnce(io::Error) -> io::Error {
+    let what = what.to_owned();
+    move |e| io::Error::new(e.kind(), format!("can't {what}: {e}"))
+}
+
+fn find_user(name: &str) -> io::Result<(Uid, Option<Gid>)> {
+    if let Ok(number) = name.parse() {
+        let known = User::from_uid(Uid::from_raw(number)).ok().flatten();
+        return Ok((Uid::from_raw(number), known.map(|u| u.gid)));
+    }
+    let known = User::from_name(name).map_err(|e| tried(&format!("look up user {name}"))(e.into()))?;
+    let absent = || io::Error::new(io::ErrorKind::NotFound, format!("there is no user {name}; create it, or name another"));
+    known.map(|u| (u.uid, Some(u.gid))).ok_or_else(absent)
+}
+
+fn find_group(name: &str) -> io::Result<Gid> {
+    if let Ok(number) = name.parse() {
+        return Ok(Gid::from_raw(number));
+    }
+    let known = Group::from_name(name).map_err(|e| tried(&format!("look up group {name}"))(e.into()))?;
+    let absent = || io::Error::new(io::ErrorKind::NotFound, format!("there is no group {name}; create it, or name another"));
+    known.map(|g| g.gid).ok_or_else(absent)
+}

@@ -1,0 +1,44 @@
+//! One timer on CLOCK_BOOTTIME: it also fires right after a suspend that slept through its instant.
+
+use super::clock::Instant;
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+/// A timerfd that is armed for an instant, and never later than the earliest asked for.
+#[derive(Debug)]
+pub struct Timer {
+    fd: TimerFd,
+    armed: Option<Instant>,
+}
+
+impl Timer {
+    /// Opens it unarmed.
+    pub fn open() -> io::Result<Self> {
+        let fd = TimerFd::new(ClockId::CLOCK_BOOTTIME, TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK)?;
+        Ok(Self { fd, armed: None })
+    }
+
+    /// Makes sure that it fires at `at` or earlier. A deadline that only moves away costs no system call: the timer fires at the old one.
+    pub fn by(&mut self, at: Option<Instant>) -> io::Result<()> {
+        let Some(at) = at.filter(|at| self.armed.is_none_or(|armed| *at < armed)) else { return Ok(()) };
+        let when = TimeSpec::from(Duration::from_nanos(at.as_nanos().max(1))); // 0 would disarm it
+        self.fd.set(Expiration::OneShot(when), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
+        self.armed = Some(at);
+        Ok(())
+    }
+
+    /// Takes note that it fired.
+    pub fn fired(&mut self) {
+        let _ = nix::unistd::read(&self.fd, &mut [0; 8]); // nothing to read means it did not: arming anew is right in both cases
+        self.armed = None;
+    }
+}
+
+impl AsFd for Timer {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

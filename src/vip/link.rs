@@ -1,0 +1,144 @@
+//! The socket pair between keeper and daemon: orders one way, reports the other, each a message of its own (SOCK_SEQPACKET).
+
+use super::wire::{self, Packet};
+use super::{Order, Report};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use smol::Async;
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// A connected pair, non-blocking, closed on exec: the keeper's end and the daemon's. Each process must close the other's end.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+}
+
+pub(super) fn put(fd: &impl AsFd, packet: &Packet) -> io::Result<()> {
+    let sent = send(fd.as_fd().as_raw_fd(), packet, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+    sent.map(drop).map_err(io::Error::from)
+}
+
+/// The next message; `None` at the end (the other side is gone). Interrupted calls are repeated.
+pub(super) fn get(fd: &impl AsFd) -> io::Result<Option<Packet>> {
+    let mut packet = [0; wire::LEN];
+    loop {
+        return match recv(fd.as_fd().as_raw_fd(), &mut packet, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) | Err(Errno::ECONNRESET) => Ok(None),
+            Ok(n) => {
+                packet[n..].fill(0);
+                Ok(Some(packet))
+            }
+            Err(Errno::EINTR) => continue,
+            Err(e) => Err(e.into()),
+        };
+    }
+}
+
+/// The daemon's end: sends orders without ever waiting, and hears reports.
+#[derive(Debug)]
+pub struct KeeperLink {
+    fd: Async<OwnedFd>,
+    pending: Cell<Option<Order>>,
+}
+
+impl KeeperLink {
+    /// Over the daemon's end of [`pair`]. Call it in the daemon's process, after the fork.
+    pub fn new(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self { fd: Async::new(fd)?, pending: Cell::new(None) })
+    }
+
+    /// Sends an order. Where the socket is full (the keeper doesn't read), the newest `Hold` or `LetGo` waits in one slot and goes out by
+    /// the next `send` or [`KeeperLink::next`]; a `Probe` is then dropped. Err: the keeper is gone.
+    pub fn send(&self, order: Order) -> io::Result<()> {
+        if order == Order::Probe && self.pending.get().is_some() {
+            return Ok(());
+        }
+        self.pending.set((order != Order::Probe).then_some(order));
+        match put(&self.fd, &order.encode()) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            result => {
+                self.pending.set(None);
+                result
+            }
+        }
+    }
+
+    /// The next report. Err (UnexpectedEof and others): the keeper is gone, and nothing more will come.
+    pub async fn next(&self) -> io::Result<Report> {
+        loop {
+            match get(&self.fd) {
+                Ok(Some(packet)) => match Report::decode(&packet) {
+                    Some(report) => return Ok(report),
+                    None => continue, // can't be: one binary on both ends
+                },
+                Ok(None) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the keeper has ended")),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready().await?,
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    /// Waits for something to read, and sends the pending order when there is room.
+    async fn ready(&self) -> io::Result<()> {
+        if self.pending.get().is_none() {
+            return self.fd.readable().await;
+        }
+        smol::future::or(self.fd.readable(), self.fd.writable()).await?;
+        self.pending.take().map_or(Ok(()), |order| self.send(order))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{RefusedWhy, VoteKey};
+    use super::*;
+    use crate::sys::clock::Instant;
+
+    fn hold(n: u64) -> Order {
+        Order::Hold { vote: VoteKey { term: n, node: 1 }, until: Instant::from_nanos(n) }
+    }
+
+    #[test]
+    fn the_newest_order_wins_when_the_keeper_does_not_read() {
+        let (keeper, daemon) = pair().expect("a socket pair");
+        let link = KeeperLink::new(daemon).expect("a link");
+        let mut sent = 0;
+        while link.pending.get().is_none() {
+            sent += 1;
+            link.send(hold(sent)).expect("sending never fails on a full socket");
+            assert!(sent < 1_000_000, "the socket has a bound");
+        }
+        link.send(hold(sent + 1)).expect("still none");
+        link.send(Order::Probe).expect("dropped");
+        assert_eq!(link.pending.get(), Some(hold(sent + 1)));
+        let mut read = Vec::new();
+        while let Ok(Some(p)) = get(&keeper) {
+            read.push(Order::decode(&p).expect("an order"));
+        }
+        assert_eq!(read.last(), Some(&hold(sent - 1)));
+        put(&keeper, &Report::Link { up: true }.encode()).expect("room for a report");
+        let both = smol::future::zip(link.next(), async {
+            smol::future::yield_now().await;
+        });
+        assert_eq!(smol::block_on(both).0.ok(), Some(Report::Link { up: true }));
+        link.send(Order::LetGo).expect("room again");
+        let orders: Vec<_> = std::iter::from_fn(|| get(&keeper).ok().flatten()).filter_map(|p| Order::decode(&p)).collect();
+        assert_eq!(orders.last(), Some(&Order::LetGo));
+        assert!(!orders.contains(&hold(sent)), "the older pending order is gone");
+    }
+
+    #[test]
+    fn the_end_is_an_error_and_garbage_is_skipped() {
+        let (keeper, daemon) = pair().expect("a socket pair");
+        let link = KeeperLink::new(daemon).expect("a link");
+        put(&keeper, &[0xee; wire::LEN]).expect("room");
+        let report = Report::Refused { vote: VoteKey::default(), why: RefusedWhy::Spent };
+        put(&keeper, &report.encode()).expect("room");
+        drop(keeper);
+        assert_eq!(smol::block_on(link.next()).ok(), Some(report));
+        assert_eq!(smol::block_on(link.next()).map_err(|e| e.kind()), Err(io::ErrorKind::UnexpectedEof));
+        assert!(link.send(Order::LetGo).is_err());
+    }
+}
