@@ -1,1 +1,3 @@
 //! Who leads. openraft runs behind this module; no other module names it.
+
+pub mod runtime;
