@@ -165,6 +165,7 @@ impl fmt::Display for Nothing {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -214,6 +214,7 @@ impl fmt::Display for Damage {
 impl std::error::Error for Damage {}
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -42,12 +42,11 @@ impl<T: Send + 'static> Lane<T> {
 
     async fn work_off(self: Rc<Self>, mut thing: T) {
         loop {
-            let mut state = self.0.borrow_mut();
-            let Some((work, answer)) = state.queue.pop_front() else {
-                state.idle = Some(thing);
+            let next = self.0.borrow_mut().queue.pop_front();
+            let Some((work, answer)) = next else {
+                self.0.borrow_mut().idle = Some(thing);
                 return;
             };
-            drop(state);
             let done = runtime::unblock(move || {
                 let result = work(&mut thing);
                 (thing, result)

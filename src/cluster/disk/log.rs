@@ -151,6 +151,7 @@ pub fn vote_for(saved: Option<Vote>, last: Option<&LogId>) -> Option<Vote> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::cluster::types::{LeaderId, Membership, Node, NodeId, Nothing, StoredMembership};
