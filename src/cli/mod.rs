@@ -1,8 +1,132 @@
 //! The command line: one file per command.
 
+mod args; // commands and flags, as argh parses them
+mod check; // judge a configuration
+mod cleanup; // remove a VIP left behind
+mod exit; // the one table of exit codes
+mod flags; // argv of people and of 2020 → argv of argh
+mod sample; // a configuration or static Pod to edit
+mod start; // run the node
+mod status; // ask the running node
+
+pub use args::{Cleanup, Start, Status};
+pub use exit::Exit;
+
+use crate::config::{self, Config, Overrides, Problems, Warning};
+use argh::FromArgs;
+use args::{Command, SampleWhat, Top};
+use std::path::Path;
 use std::process::ExitCode;
+
+/// What to do first, second, third: printed by `kube-vip` alone and by `--help`.
+const HELP: &str = "\
+kube-vip: one virtual IP (VIP) for a handful of nodes, elected by raft, with a TCP load balancer behind it
+
+First steps, on each node:
+  1. kube-vip sample config > config.yaml   then edit localPeer, remotePeers, interface and vip
+  2. kube-vip check -c config.yaml --here   tells every problem, with its line; touches nothing
+  3. kube-vip start -c config.yaml          runs the node (as root) until SIGTERM or Ctrl-C
+  4. kube-vip status -c config.yaml         tells who leads and who holds the VIP
+
+Commands:
+  sample config     print a configuration in which every key is explained
+  sample manifest   print a Kubernetes static Pod
+  check             check a configuration; with --here also against this machine
+  start             run this node
+  status            ask the running node; --json for machines
+  cleanup           remove a VIP that an earlier run left behind
+  version           print version, target and revision
+
+`kube-vip COMMAND --help` explains the flags of a command.
+
+Exit codes: 0 fine, 64 usage, 77 privileges, 78 configuration, 1 anything else.";
 
 /// Runs the command named in argv.
 pub fn main() -> ExitCode {
-    ExitCode::from(64)
+    run(std::env::args_os().skip(1)).into()
+}
+
+fn run(args: impl Iterator<Item = std::ffi::OsString>) -> Exit {
+    let args: Result<Vec<String>, _> = args.map(std::ffi::OsString::into_string).collect();
+    let Ok(args) = args else { return usage("an argument is not UTF-8") };
+    let args = match flags::normalise(&args) {
+        Ok(args) => args,
+        Err(why) => return usage(&why),
+    };
+    match args.first().map(String::as_str) {
+        None => {
+            eprintln!("{HELP}");
+            Exit::Usage
+        }
+        Some("--help") => print(HELP),
+        Some(_) => parsed(&args),
+    }
+}
+
+fn parsed(args: &[String]) -> Exit {
+    let words: Vec<&str> = args.iter().map(String::as_str).collect();
+    match Top::from_args(&["kube-vip"], &words) {
+        Ok(top) => dispatch(&top.command),
+        Err(early) if early.status.is_ok() => print(flags::documented(&early.output).trim_end()),
+        Err(early) => usage(flags::documented(&early.output).trim_end()),
+    }
+}
+
+fn dispatch(command: &Command) -> Exit {
+    match command {
+        Command::Start(args) => start::run(args),
+        Command::Status(args) => status::run(args),
+        Command::Cleanup(args) => cleanup::run(args),
+        Command::Check(args) => check::run(args),
+        Command::Sample(sample) => match &sample.what {
+            SampleWhat::Config(args) => sample::config(args),
+            SampleWhat::Manifest(args) => sample::manifest(args),
+        },
+        Command::Version(_) => print(&version()),
+    }
+}
+
+/// Reads the configuration for a command that only needs to know the node (`status`, `cleanup`); warnings are left to `start` and
+/// `check`.
+///
+/// # Errors
+/// The exit code, after all problems were printed.
+pub fn load(file: &Path, overrides: &Overrides) -> Result<Config, Exit> {
+    config::load(file, overrides).map_err(|p| refuse(&p)).map(|(config, _)| config)
+}
+
+/// As [`load`], and holds it against this machine first: for `start`. The warnings are returned, to be logged.
+///
+/// # Errors
+/// The exit code, after all problems were printed.
+pub fn load_here(file: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>), Exit> {
+    config::load_here(file, overrides).map_err(|p| refuse(&p))
+}
+
+/// Prints all problems and says with which code to end.
+fn refuse(problems: &Problems) -> Exit {
+    eprintln!("{problems}");
+    if problems.only_privileges() { Exit::Privileges } else { Exit::Config }
+}
+
+fn usage(why: &str) -> Exit {
+    eprintln!("kube-vip: {why}\n`kube-vip --help` tells what to run first.");
+    Exit::Usage
+}
+
+/// Prints to standard output; a closed pipe (`| head`) is no failure worth words.
+fn print(text: &str) -> Exit {
+    use std::io::Write;
+    match writeln!(std::io::stdout().lock(), "{text}") {
+        Ok(()) => Exit::Fine,
+        Err(_) => Exit::Failed,
+    }
+}
+
+/// `kube-vip 0.1.0 (aarch64-linux-musl, 1a2b3c4)`; the revision where the build was told it by `KUBE_VIP_REVISION`.
+pub fn version() -> String {
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    let abi = if cfg!(target_abi = "eabihf") { "eabihf" } else { "" };
+    let revision = option_env!("KUBE_VIP_REVISION").map(|r| format!(", {r}")).unwrap_or_default();
+    format!("kube-vip {} ({}-linux-{libc}{abi}{revision})", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH)
 }

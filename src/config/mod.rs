@@ -1,82 +1,63 @@
 //! The configuration: YAML as written → checked values that nothing re-checks.
+//!
+//! ```text
+//! text ─ tree (serde) ─▶ Node with lines ─ raw ─▶ known keys, types ─ draft, nodes, balancers ─▶ Draft ─ resolve ─▶ Config
+//! ```
+//!
+//! All problems are collected and told at once, each with file, line, key, why and the way out. A [`Draft`] is a file that is
+//! sound in itself, on any machine; [`Draft::resolve`] finds out which node this machine is; [`here`] holds it against the machine.
 
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::time::Duration;
+mod balancers; // raw loadBalancers → checked balancers
+mod checked; // the types everybody uses
+mod draft; // raw → a sound file, the order of all checks
+mod fields; // single values: addresses, ports, durations, names
+mod file; // path → text, with every way in which that can fail
+pub mod here; // the configuration against this machine (pure)
+pub mod machine; // facts about this machine (effects)
+mod nodes; // raw peers → checked peers
+mod problem; // problems, warnings, nearest words
+mod raw; // the shape of the file
+mod tree; // YAML → tree with lines
+mod walk; // typed reading out of the tree
 
-/// The checked configuration of one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Config {
-    /// The file it came from, for messages.
-    pub file: PathBuf,
-    /// This node. Present also with `single_node` (a default id and an unspecified address where the file names none).
-    pub local: Peer,
-    /// The other nodes; empty exactly when `single_node`.
-    pub remotes: Vec<Peer>,
-    /// Where the VIP goes, e.g. `eth0`. At most 15 bytes (IFNAMSIZ − 1).
-    pub interface: String,
-    /// The address to float.
-    pub vip: IpAddr,
-    /// Announce on becoming holder (`gratuitousARP`): ARP for IPv4, neighbour advertisements for IPv6.
-    pub announce: bool,
-    /// No raft: hold at once.
-    pub single_node: bool,
-    /// A hint for the very first election of a fresh cluster only.
-    pub start_as_leader: bool,
-    /// Never hold the VIP (`-d`); with `single_node`: only balance.
-    pub disable_vip: bool,
-    /// Checked `loadBalancers`, all of type tcp.
-    pub balancers: Vec<Balancer>,
-    /// Heartbeat and lease.
-    pub timing: Timing,
-    /// Where vote, term and log are kept.
-    pub state_dir: PathBuf,
-    /// The daemon's control socket, asked by `status`.
-    pub control_socket: PathBuf,
-    /// Run the daemon process as this user (name or number), where the keeper may change users.
-    pub user: Option<String>,
-    /// Run the daemon process as this group (name or number).
-    pub group: Option<String>,
+pub use checked::{Balancer, Config, Peer, Timing};
+pub use draft::{Draft, Lines, Overrides, Placed, judge};
+pub use problem::{Problem, Problems, Warning};
+pub(crate) use problem::{nearest, shown};
+
+use std::path::Path;
+
+/// Reads `path` and judges it alone, so that it can be checked on any machine.
+///
+/// # Errors
+/// All problems of the file.
+pub fn read(path: &Path, overrides: &Overrides) -> Result<Draft, Problems> {
+    let text = file::read(path).map_err(|problem| Problems::new(path, vec![problem]))?;
+    judge(path, &text, overrides)
 }
 
-/// One node of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    /// Unique name of the node in the cluster, 1–64 bytes.
-    pub id: String,
-    /// Where its raft listens.
-    pub address: SocketAddr,
-    /// Higher is preferred as next leader; default 100.
-    pub priority: u32,
+/// Reads `path` and finds out which of its nodes this machine is. Touches nothing.
+///
+/// # Errors
+/// All problems of the file; with `peers`, also that none or several of them are this machine.
+pub fn load(path: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>), Problems> {
+    let draft = read(path, overrides)?;
+    let placed = place(&draft)?;
+    Ok((placed.config, draft.warnings))
 }
 
-/// Heartbeat and lease; `lease ≥ 3 × heartbeat`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
-    /// Interval between two heartbeats of the leader.
-    pub heartbeat: Duration,
-    /// How long a follower trusts its leader after a heartbeat.
-    pub lease: Duration,
+/// As [`load`], and holds the configuration against this machine: what `start` does before it touches the network.
+///
+/// # Errors
+/// All problems of the file, or all of the file on this machine; see [`Problems::only_privileges`] for the exit code.
+pub fn load_here(path: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>), Problems> {
+    let draft = read(path, overrides)?;
+    let placed = place(&draft)?;
+    let facts = machine::gather(&placed.config);
+    let problems = here::check(&placed.config, &placed.lines, &facts);
+    if problems.is_empty() { Ok((placed.config, draft.warnings)) } else { Err(Problems::new(path, problems)) }
 }
 
-impl Timing {
-    /// For wired networks with quiet machines.
-    pub const FAST: Timing = Timing { heartbeat: Duration::from_millis(15), lease: Duration::from_millis(60) };
-    /// The default.
-    pub const LAN: Timing = Timing { heartbeat: Duration::from_millis(50), lease: Duration::from_millis(250) };
-    /// For Wi-Fi, whose radios sleep 100–300 ms at a time.
-    pub const WIFI: Timing = Timing { heartbeat: Duration::from_millis(500), lease: Duration::from_secs(3) };
-}
-
-/// One `loadBalancers` entry of type tcp.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Balancer {
-    /// Label for logs and status; unique.
-    pub name: String,
-    /// Listen port.
-    pub port: u16,
-    /// true: listen on VIP:port, served only while holding; false: on all interfaces of every node, always.
-    pub bind_to_vip: bool,
-    /// The targets, at least one, `addPeersAsBackends` and `backendPort` already applied.
-    pub backends: Vec<SocketAddr>,
+fn place(draft: &Draft) -> Result<Placed, Problems> {
+    draft.resolve(&machine::addresses(), machine::state_directory().as_deref())
 }

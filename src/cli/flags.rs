@@ -1,0 +1,224 @@
+//! argv as people and old scripts write it → argv as argh takes it, and argh's texts → the documented names.
+//!
+//! Long flags ignore case and dashes (`--disableVIP`, `--disable-vip`); `--flag=value`, `-c=FILE`, `-cFILE` and `-ds` work as
+//! they did with the Go program; a switch may say `=true`.
+
+use crate::config::nearest;
+
+/// The commands, for look-up and suggestions.
+pub(super) const COMMANDS: [&str; 6] = ["sample", "check", "start", "status", "cleanup", "version"];
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    /// Takes a value.
+    Value,
+    /// On or absent.
+    Switch,
+    /// On, or given `true` or `false`.
+    Bool,
+}
+use Kind::{Bool, Switch, Value};
+
+struct Flag(&'static str, Option<char>, Kind);
+
+const CONFIG: Flag = Flag("config", Some('c'), Value);
+const START: &[Flag] = &[
+    CONFIG,
+    Flag("disableVIP", Some('d'), Switch),
+    Flag("singleNode", Some('s'), Switch),
+    Flag("startAsLeader", Some('l'), Switch),
+    Flag("log", None, Value),
+];
+const SAMPLE_CONFIG: &[Flag] = &[
+    Flag("interface", None, Value),
+    Flag("vip", None, Value),
+    Flag("singleNode", None, Bool),
+    Flag("startAsLeader", None, Bool),
+    Flag("arp", None, Bool),
+    Flag("localPeer", None, Value),
+    Flag("remotePeers", None, Value),
+    Flag("lbBindToVip", None, Bool),
+    Flag("lbType", None, Value),
+    Flag("lbName", None, Value),
+    Flag("lbPort", None, Value),
+    Flag("lbBackends", None, Value),
+];
+
+fn known(words: &[&str]) -> &'static [Flag] {
+    match words {
+        ["start"] => START,
+        ["check"] => &[CONFIG, Flag("here", None, Switch)],
+        ["status"] => &[CONFIG, Flag("json", None, Switch)],
+        ["cleanup"] => &[CONFIG],
+        ["sample", "config"] => SAMPLE_CONFIG,
+        ["sample", "manifest"] => &[CONFIG, Flag("image", None, Value)],
+        _ => &[],
+    }
+}
+
+/// Rewrites argv (without the program's name).
+///
+/// # Errors
+/// What is wrong with it, and what was probably meant.
+pub(super) fn normalise(args: &[String]) -> Result<Vec<String>, String> {
+    let words = command_words(args)?;
+    let flags = known(&words);
+    let mut out: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
+    let mut rest = args[words.len()..].iter();
+    while let Some(arg) = rest.next() {
+        match arg.strip_prefix("--") {
+            _ if arg == "help" || arg == "-h" || arg == "--help" => out.push("--help".to_owned()),
+            Some(long) => {
+                let (name, value) = long.split_once('=').map_or((long, None), |(n, v)| (n, Some(v)));
+                let flag = flags.iter().find(|f| fold(f.0) == fold(name)).ok_or_else(|| unknown(name, flags))?;
+                push(flag, value, &mut rest, &mut out)?;
+            }
+            None if arg.len() > 1 && arg.starts_with('-') => short(arg, flags, &mut rest, &mut out)?,
+            None => return Err(format!("{arg:?} is one word too many; {}", after(&words))),
+        }
+    }
+    Ok(out)
+}
+
+/// The words that name the command: one, or two after `sample`.
+fn command_words(args: &[String]) -> Result<Vec<&str>, String> {
+    let mut words = Vec::new();
+    for level in [&COMMANDS[..], &["config", "manifest"]] {
+        let Some(word) = args.get(words.len()).filter(|w| !w.starts_with('-') && *w != "help") else { break };
+        if !level.contains(&word.as_str()) {
+            let hint = match nearest(word, level.iter().copied()) {
+                Some(near) => format!("did you mean `{}`?", [words.as_slice(), &[near]].concat().join(" ")),
+                None => format!("there are {}", level.join(", ")),
+            };
+            return Err(format!("{word:?} is not a command; {hint}"));
+        }
+        words.push(word.as_str());
+        if words != ["sample"] {
+            break;
+        }
+    }
+    Ok(words)
+}
+
+fn after(words: &[&str]) -> String {
+    match words {
+        ["sample", "config"] => "to keep the sample, write `kube-vip sample config > config.yaml`".to_owned(),
+        [] => format!("begin with a command: {}", COMMANDS.join(", ")),
+        _ => format!("name a file with its flag, as in `kube-vip {} -c config.yaml`", words.join(" ")),
+    }
+}
+
+fn short(arg: &str, flags: &[Flag], rest: &mut std::slice::Iter<'_, String>, out: &mut Vec<String>) -> Result<(), String> {
+    let mut letters = arg[1..].char_indices();
+    while let Some((at, letter)) = letters.next() {
+        let tail = &arg[1 + at + letter.len_utf8()..];
+        let flag = flags.iter().find(|f| f.1 == Some(letter)).ok_or_else(|| unknown(&arg[1..], flags))?;
+        let value = tail.strip_prefix('=').or((flag.2 == Value && !tail.is_empty()).then_some(tail));
+        push(flag, value, rest, out)?;
+        if value.is_some() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn push(
+    flag: &Flag,
+    value: Option<&str>,
+    rest: &mut std::slice::Iter<'_, String>,
+    out: &mut Vec<String>,
+) -> Result<(), String> {
+    out.push(format!("--{}", fold(flag.0)));
+    let Flag(name, _, kind) = flag;
+    match (kind, value) {
+        (Value, Some(value)) => out.push(value.to_owned()),
+        (Value, None) => out.push(rest.next().cloned().ok_or_else(|| format!("--{name} wants a value after it"))?),
+        (Bool, Some(value)) => out.push(value.to_owned()),
+        (Bool, None) => {
+            let next = rest.as_slice().first().filter(|next| *next == "true" || *next == "false");
+            out.push(next.cloned().unwrap_or_else(|| "true".to_owned()));
+            if next.is_some() {
+                rest.next();
+            }
+        }
+        (Switch, None | Some("true")) => {}
+        (Switch, Some(_)) => {
+            return Err(format!("--{name} takes no value; leave the flag out and set the key in the file instead"));
+        }
+    }
+    Ok(())
+}
+
+fn unknown(name: &str, flags: &[Flag]) -> String {
+    let dashes = if name.chars().count() == 1 { "-" } else { "--" };
+    match nearest(name, flags.iter().map(|f| f.0)) {
+        Some(near) => format!("{dashes}{name} is no flag here; did you mean --{near}?"),
+        None if flags.is_empty() => format!("{dashes}{name} is no flag here; there is only --help"),
+        None => {
+            let all: Vec<String> = flags.iter().map(|f| format!("--{}", f.0)).collect();
+            format!("{dashes}{name} is no flag here; there are {}", all.join(", "))
+        }
+    }
+}
+
+fn fold(name: &str) -> String {
+    name.chars().filter(|c| *c != '-').flat_map(char::to_lowercase).collect()
+}
+
+/// Puts the documented spelling into one of argh's texts; lengths are equal, so columns stay.
+pub(super) fn documented(text: &str) -> String {
+    let mut out = text.to_owned();
+    for Flag(name, ..) in START.iter().chain(SAMPLE_CONFIG) {
+        for end in [" ", "]", "'", "\n", ":"] {
+            out = out.replace(&format!("--{}{end}", fold(name)), &format!("--{name}{end}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(line: &str) -> Result<String, String> {
+        let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        normalise(&args).map(|out| out.join(" "))
+    }
+
+    #[test]
+    fn all_spellings_lead_to_one() {
+        for (line, want) in [
+            ("start -c f --disableVIP", "start --config f --disablevip"),
+            ("start -c=f --disable-vip", "start --config f --disablevip"),
+            ("start --config=f --DISABLEVIP=true", "start --config f --disablevip"),
+            ("start -cf -dsl --log=5", "start --config f --disablevip --singlenode --startasleader --log 5"),
+            ("start -dc f", "start --disablevip --config f"),
+            ("sample config --arp --lbBindToVip=false", "sample config --arp true --lbbindtovip false"),
+            ("sample config --arp false --vip -x", "sample config --arp false --vip -x"),
+            ("check -h", "check --help"),
+            ("help", "--help"),
+        ] {
+            assert_eq!(run(line).as_deref(), Ok(want), "{line}");
+        }
+    }
+
+    #[test]
+    fn mistakes_name_what_was_meant() {
+        for (line, says) in [
+            ("strat -c f", "did you mean `start`?"),
+            ("sample confg", "did you mean `sample config`?"),
+            ("dance", "there are sample, check"),
+            ("start --disableVPI", "did you mean --disableVIP?"),
+            ("start -x", "-x is no flag here"),
+            ("start -s=false", "--singleNode takes no value"),
+            ("start -c", "wants a value"),
+            ("check config.yaml", "as in `kube-vip check -c config.yaml`"),
+            ("version --json", "only --help"),
+            ("start -c f --", "is no flag"),
+            ("start -é", "is no flag"),
+        ] {
+            let why = run(line).expect_err(line);
+            assert!(why.contains(says), "{line}: {why}");
+        }
+    }
+}

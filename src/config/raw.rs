@@ -1,0 +1,184 @@
+//! First stage: the shape of the file. Known keys, types of values; nothing is judged yet.
+
+use super::tree::{Node, Value};
+use super::walk::{Found, Given, Keys, Spot};
+
+const TOP: &[&str] = &[
+    "localPeer",
+    "remotePeers",
+    "peers",
+    "vip",
+    "interface",
+    "gratuitousARP",
+    "singleNode",
+    "startAsLeader",
+    "addPeersAsBackends",
+    "loadBalancers",
+    "timing",
+    "stateDir",
+    "controlSocket",
+    "user",
+    "group",
+];
+const PEER: &[&str] = &["id", "address", "port", "priority"];
+const BALANCER: &[&str] = &["name", "type", "port", "bindToVip", "backendPort", "backends"];
+const BACKEND: &[&str] = &["address", "port", "url"];
+const TIMING: &[&str] = &["heartbeat", "lease"];
+
+/// The file as written.
+#[derive(Debug)]
+pub(crate) struct RawConfig {
+    pub(crate) local: Given<RawPeer>,
+    pub(crate) remotes: Given<Vec<RawPeer>>,
+    pub(crate) peers: Given<Vec<RawPeer>>,
+    pub(crate) vip: Given<String>,
+    pub(crate) interface: Given<String>,
+    pub(crate) announce: Given<bool>,
+    pub(crate) single_node: Given<bool>,
+    pub(crate) start_as_leader: Given<bool>,
+    pub(crate) add_peers: Given<bool>,
+    pub(crate) balancers: Vec<RawBalancer>,
+    pub(crate) timing: RawTiming,
+    pub(crate) state_dir: Given<String>,
+    pub(crate) control_socket: Given<String>,
+    pub(crate) user: Given<String>,
+    pub(crate) group: Given<String>,
+}
+
+/// One node as written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RawPeer {
+    pub(crate) path: String,
+    pub(crate) line: u32,
+    pub(crate) id: Given<String>,
+    pub(crate) address: Given<String>,
+    pub(crate) port: Given<i64>,
+    pub(crate) priority: Given<i64>,
+}
+
+/// One `loadBalancers` entry as written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RawBalancer {
+    pub(crate) path: String,
+    pub(crate) line: u32,
+    pub(crate) name: Given<String>,
+    pub(crate) kind: Given<String>,
+    pub(crate) port: Given<i64>,
+    pub(crate) bind_to_vip: Given<bool>,
+    pub(crate) backend_port: Given<i64>,
+    pub(crate) backends: Given<Vec<RawBackend>>,
+}
+
+/// One backend as written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct RawBackend {
+    pub(crate) path: String,
+    pub(crate) line: u32,
+    pub(crate) address: Given<String>,
+    pub(crate) port: Given<i64>,
+    pub(crate) url: Given<String>,
+}
+
+/// `timing` as written.
+#[derive(Debug)]
+pub(crate) enum RawTiming {
+    Absent,
+    Bad,
+    Preset(Spot<String>),
+    Own { line: u32, heartbeat: Given<String>, lease: Given<String> },
+}
+
+/// Reads the shape; what doesn't fit is in `found` and counts as [`Given::Bad`]. None if the file is no map at all.
+pub(crate) fn read(root: &Node, found: &mut Found) -> Option<RawConfig> {
+    let keys = Keys::open(root, "", TOP, found)?;
+    Some(RawConfig {
+        local: local(&keys, found),
+        remotes: items(&keys, "remotePeers", found, peer),
+        peers: items(&keys, "peers", found, peer),
+        vip: keys.text("vip", found),
+        interface: keys.text("interface", found),
+        announce: keys.boolean("gratuitousARP", found),
+        single_node: keys.boolean("singleNode", found),
+        start_as_leader: keys.boolean("startAsLeader", found),
+        add_peers: keys.boolean("addPeersAsBackends", found),
+        balancers: items(&keys, "loadBalancers", found, balancer).or(Vec::new()),
+        timing: timing(&keys, found),
+        state_dir: keys.text("stateDir", found),
+        control_socket: keys.text("controlSocket", found),
+        user: keys.text("user", found),
+        group: keys.text("group", found),
+    })
+}
+
+fn local(keys: &Keys<'_>, found: &mut Found) -> Given<RawPeer> {
+    let Some(node) = keys.node("localPeer") else { return keys.without("localPeer") };
+    match peer("localPeer".to_owned(), node, found) {
+        Some(value) => Given::Is(Spot { value, key: "localPeer".to_owned(), line: node.line }),
+        None => Given::Bad,
+    }
+}
+
+/// A list of maps. An entry that can't be read was reported; the others go on.
+fn items<T>(keys: &Keys<'_>, key: &str, found: &mut Found, read: fn(String, &Node, &mut Found) -> Option<T>) -> Given<Vec<T>> {
+    match keys.list(key, found) {
+        Given::Absent => Given::Absent,
+        Given::Bad => Given::Bad,
+        Given::Is(Spot { value, key, line }) => {
+            let (wanted, mut good) = (value.len(), Vec::new());
+            good.extend(value.into_iter().filter_map(|(path, node)| read(path, node, found)));
+            // All entries unreadable: not an empty list, which would be a second report of the same thing.
+            if good.is_empty() && wanted > 0 { Given::Bad } else { Given::Is(Spot { value: good, key, line }) }
+        }
+    }
+}
+
+fn peer(path: String, node: &Node, found: &mut Found) -> Option<RawPeer> {
+    let keys = Keys::open(node, &path, PEER, found)?;
+    Some(RawPeer {
+        line: node.line,
+        id: keys.text("id", found),
+        address: keys.text("address", found),
+        port: keys.integer("port", found),
+        priority: keys.integer("priority", found),
+        path,
+    })
+}
+
+fn balancer(path: String, node: &Node, found: &mut Found) -> Option<RawBalancer> {
+    let keys = Keys::open(node, &path, BALANCER, found)?;
+    Some(RawBalancer {
+        line: node.line,
+        name: keys.text("name", found),
+        kind: keys.text("type", found),
+        port: keys.integer("port", found),
+        bind_to_vip: keys.boolean("bindToVip", found),
+        backend_port: keys.integer("backendPort", found),
+        backends: items(&keys, "backends", found, backend),
+        path,
+    })
+}
+
+fn backend(path: String, node: &Node, found: &mut Found) -> Option<RawBackend> {
+    let keys = Keys::open(node, &path, BACKEND, found)?;
+    Some(RawBackend {
+        line: node.line,
+        address: keys.text("address", found),
+        port: keys.integer("port", found),
+        url: keys.text("url", found),
+        path,
+    })
+}
+
+fn timing(keys: &Keys<'_>, found: &mut Found) -> RawTiming {
+    let Some(node) = keys.node("timing") else {
+        return if keys.without::<()>("timing").is_absent() { RawTiming::Absent } else { RawTiming::Bad };
+    };
+    if !matches!(node.value, Value::Map(_)) {
+        return match keys.text("timing", found) {
+            Given::Is(spot) => RawTiming::Preset(spot),
+            _ => RawTiming::Bad,
+        };
+    }
+    let Some(own) = Keys::open(node, "timing", TIMING, found) else { return RawTiming::Bad };
+    RawTiming::Own { line: node.line, heartbeat: own.text("heartbeat", found), lease: own.text("lease", found) }
+}
