@@ -41,7 +41,7 @@ struct Shared {
 }
 
 impl Backend {
-    /// Listens on `host`, on all its addresses of IPv4 and IPv6, at `port` (0: any).
+    /// Listens on the IPv4 address of `host` at `port` (0: any).
     pub fn start(host: &Host, port: u16, kind: Kind) -> Backend {
         Self::start_on(host, host.ip4().into(), port, kind)
     }

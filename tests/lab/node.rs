@@ -128,7 +128,15 @@ impl Node {
 
     /// [`Self::start`] with further flags.
     pub fn start_with(host: &Host, config: &NodeConfig, flags: &[&str]) -> Node {
-        let file = write_config(&config.id, &config.yaml());
+        Self::launch_file(host, config, write_config(&config.id, &config.yaml()), flags)
+    }
+
+    /// Starts the program with a file as it is; `config` says what the file says, for the test's own use.
+    pub fn start_file(host: &Host, config: &NodeConfig, file: &Path) -> Node {
+        Self::launch_file(host, config, file.to_owned(), &[])
+    }
+
+    fn launch_file(host: &Host, config: &NodeConfig, file: PathBuf, flags: &[&str]) -> Node {
         let flags: Vec<String> = flags.iter().map(|f| (*f).to_owned()).collect();
         let keeper = RefCell::new(launch(host, &config.id, &file, &flags));
         Node { host: host.clone(), config: config.clone(), file, flags, keeper }

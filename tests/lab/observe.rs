@@ -28,7 +28,7 @@ impl<T: Default + Send + 'static> Watcher<T> {
         let (host, s, st) = (host.clone(), shared.clone(), stop.clone());
         let thread = std::thread::spawn(move || {
             host.join_namespace();
-            body(&s, &st, &|| drop(ready.send(())));
+            body(&s, &st, &|| ready.send(()).unwrap_or_default());
         });
         is_ready.recv().expect("the observer opens its sockets");
         Watcher { shared, stop, thread: Some(thread) }
