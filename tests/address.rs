@@ -123,7 +123,7 @@ fn a_vip_put_there_by_hand_is_reported_and_left_alone() {
 
 fn says_foreign(line: &str) -> bool {
     let line = line.to_lowercase();
-    ["already", "by hand", "not ours", "not added by", "foreign", "somebody", "someone", "exists"]
+    ["already", "by hand", "not ours", "not added by", "not from", "left alone", "foreign", "somebody", "someone", "exists"]
         .iter()
         .any(|w| line.contains(w))
 }
@@ -225,9 +225,8 @@ fn disable_vip_balances_without_an_address() {
         let (host, web, client) = (lab.host("n1"), lab.host("web"), lab.host("client"));
         let backend = Backend::start(&web, 8080, Kind::Name);
         let mut config = NodeConfig::single(&host);
-        config.single = false; // both by flag, as in 2020
         config.balancer("web", 80, false, &[backend.yaml()]);
-        let node = Node::start_with(&host, &config, &["-d", "-s"]);
+        let node = Node::start_with(&host, &config, &["-d"]);
         let ask = || client.enter(|| TcpStream::connect_timeout(&SocketAddr::from((host.ip4(), 80)), secs(1)));
         wait_until("it balances", SOON, || {
             let mut text = String::new();

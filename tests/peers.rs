@@ -102,10 +102,10 @@ fn slow_connections_and_port_scans_disturb_nobody() {
         }
         assert_eq!(cluster.wait_settled(), before, "(leader, term) changed");
         let lines = lines_about(leader, &stranger);
-        assert!(lines <= 900, "{lines} log lines for about 600 connections");
+        assert!(lines <= 900, "{lines} log lines for 800 connections");
         let grown = lab::process::rss_kib(leader.daemon_pid()).saturating_sub(resident);
         println!("{lines} log lines; the daemon grew by {grown} KiB");
-        assert!(grown < 8 << 10, "600 connections left {grown} KiB behind");
+        assert!(grown < 8 << 10, "800 connections left {grown} KiB behind");
         watch.assert_one_holder();
     });
 }
@@ -115,7 +115,7 @@ fn refused(edit: impl Fn(&mut NodeConfig), words: &[&str]) {
     let lab = Lab::new();
     let cluster = Cluster::start_with(&lab, 3, false, |c| {
         c.timing = STEADY.into();
-        if c.id == "n3" || c.address == std::net::IpAddr::from([10, 99, 0, 3]) {
+        if c.id == "n3" {
             edit(c);
         }
     });
