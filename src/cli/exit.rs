@@ -18,6 +18,14 @@ pub enum Exit {
     Config = 78,
 }
 
+impl Exit {
+    /// From another process's exit code; one that is not in the table counts as [`Exit::Failed`].
+    pub fn from_code(code: u8) -> Self {
+        let known = [Exit::Fine, Exit::Usage, Exit::Privileges, Exit::Config];
+        known.into_iter().find(|exit| *exit as u8 == code).unwrap_or(Exit::Failed)
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         ExitCode::from(exit as u8)

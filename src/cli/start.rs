@@ -1,21 +1,145 @@
-//! `start`: keeper and daemon.
+//! `start`: this process becomes the keeper, its child the daemon.
+//!
+//! Everything that needs privileges is opened first; then one fork, and each process drops what it does not need.
 
 use super::{Exit, Start};
+use crate::config::Config;
+use crate::daemon;
+use crate::sys::process::Side;
+use crate::sys::signal::{STOP, Signals};
+use crate::sys::{caps, process};
+use crate::vip::{self, Child, Keeper, KeeperLink, KeeperSpec, OpenErrorKind};
+use log::{error, info};
+use nix::unistd::Pid;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 /// Runs the command.
 pub fn run(args: &Start) -> Exit {
-    match super::load_here(&args.config, &args.overrides()) {
-        Err(exit) => exit,
-        Ok((config, warnings)) => {
-            for warning in warnings {
-                eprintln!("{warning}");
-            }
-            eprintln!(
-                "kube-vip: start is not built yet; {} is fine, and log level {} was asked for",
-                config.file.display(),
-                args.log_filter()
-            );
-            Exit::Failed
+    let (config, warnings) = match super::load_here(&args.config, &args.overrides()) {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit,
+    };
+    if let Err(e) = simple_logger::SimpleLogger::new().with_level(args.log_filter()).init() {
+        eprintln!("kube-vip: can't start the log: {e}");
+    }
+    gist(&config);
+    for warning in warnings {
+        log::warn!("{warning}");
+    }
+    match start(config) {
+        Ok(exit) => exit,
+        Err((exit, why)) => {
+            error!("{why}");
+            exit
         }
     }
+}
+
+type Failure = (Exit, String);
+
+fn failed(what: &str) -> impl FnOnce(std::io::Error) -> Failure + '_ {
+    move |e| (Exit::Failed, format!("can't {what}: {e}"))
+}
+
+/// The configuration in one line: what a person looks for first.
+fn gist(config: &Config) {
+    let peers: Vec<String> = config.remotes.iter().map(|p| format!("{} ({})", p.id, p.address)).collect();
+    let peers = if config.single_node { "single node".to_string() } else { format!("peers {}", peers.join(", ")) };
+    let timing = config.timing;
+    info!(
+        "kube-vip {} on {}: VIP {} on {}{}, {peers}, heartbeat {} ms, lease {} ms, {} balancers",
+        env!("CARGO_PKG_VERSION"),
+        config.local.id,
+        config.vip,
+        config.interface,
+        if config.disable_vip { " (disabled here)" } else { "" },
+        timing.heartbeat.as_millis(),
+        timing.lease.as_millis(),
+        config.balancers.len()
+    );
+}
+
+fn start(config: Config) -> Result<Exit, Failure> {
+    make_directories(&config)?;
+    if config.disable_vip {
+        return run_daemon(config, None);
+    }
+    let keeper = Keeper::open(&keeper_spec(&config)).map_err(|e| (exit_of(e.kind), e.to_string()))?;
+    let (ours, theirs) = vip::link::pair().map_err(failed("make a socket pair"))?;
+    match process::fork().map_err(failed("start the daemon process"))? {
+        Side::Child => {
+            // The keeper's descriptors hold the VIP's name on this host: they must not live on here.
+            drop((keeper, ours));
+            run_daemon(config, Some(theirs))
+        }
+        Side::Parent(pid) => {
+            drop(theirs);
+            Ok(keep(keeper, ours, pid, config.user.is_some()))
+        }
+    }
+}
+
+fn keep(keeper: Keeper, link: OwnedFd, pid: Pid, other_user: bool) -> Exit {
+    let exit = keeper.run(link, Some(Child { pid, other_user }));
+    if let Some(e) = &exit.error {
+        error!("the keeper's loop failed: {e}");
+    }
+    if !exit.gone {
+        error!("the VIP could not be removed: the kernel drops it when its lifetime ends");
+    }
+    Exit::from_code(exit.exit_code())
+}
+
+fn run_daemon(config: Config, link: Option<OwnedFd>) -> Result<Exit, Failure> {
+    let signals = Signals::open(&STOP).map_err(failed("open a signalfd"))?;
+    caps::drop_to_unprivileged(config.user.as_deref(), config.group.as_deref())
+        .map_err(|e| (Exit::Privileges, e.to_string()))?;
+    let link = link.map(KeeperLink::new).transpose().map_err(failed("use the socket to the keeper"))?;
+    Ok(if daemon::run(config, link, signals) { Exit::Fine } else { Exit::Failed })
+}
+
+/// The record of ownership lives beside the control socket: like an address, it ends with this boot.
+pub fn state_file(config: &Config) -> PathBuf {
+    config.control_socket.with_extension("vip")
+}
+
+fn keeper_spec(config: &Config) -> KeeperSpec {
+    KeeperSpec {
+        interface: config.interface.clone(),
+        vip: config.vip,
+        announce: config.announce,
+        hold: daemon::hold_of(config),
+        state_file: state_file(config),
+    }
+}
+
+/// The exit code for an error of the keeper.
+pub fn exit_of(kind: OpenErrorKind) -> Exit {
+    match kind {
+        OpenErrorKind::Privileges => Exit::Privileges,
+        OpenErrorKind::Interface => Exit::Config,
+        OpenErrorKind::Taken | OpenErrorKind::Other => Exit::Failed,
+    }
+}
+
+/// Makes the directories that the unprivileged daemon writes to, and gives them to its user.
+fn make_directories(config: &Config) -> Result<(), Failure> {
+    let (uid, gid) = caps::ids(config.user.as_deref(), config.group.as_deref()).map_err(|e| (Exit::Config, e.to_string()))?;
+    let state = (!config.single_node).then_some(config.state_dir.as_path());
+    for directory in state.into_iter().chain(config.control_socket.parent()) {
+        let existed = directory.is_dir();
+        let what = format!("make the directory {}", directory.display());
+        std::fs::create_dir_all(directory).map_err(failed(&what))?;
+        // /run or /tmp as the socket's directory stay what they are.
+        if !existed || is_own(directory, config) {
+            nix::unistd::chown(directory, uid, gid)
+                .map_err(|e| failed(&format!("give {} to the daemon's user", directory.display()))(e.into()))?;
+        }
+    }
+    Ok(())
+}
+
+fn is_own(directory: &Path, config: &Config) -> bool {
+    directory == config.state_dir || directory == Path::new("/run/kube-vip")
 }

@@ -1,5 +1,280 @@
 //! Who leads. openraft runs behind this module; no other module names it.
+//!
+//! `rules/` holds the decisions (pure), `peers/` the TCP links, `disk/` vote and log, `driver.rs` the deadlines.
 
+mod answer;
 pub mod disk;
+mod driver;
+mod network;
+mod peers;
+pub mod rules;
 pub mod runtime;
+mod shared;
 pub mod types;
+pub mod vote;
+pub mod wake;
+
+use crate::sys::clock::Instant;
+use rules::hold::HoldRule;
+use rules::quiet::quiet_for;
+use shared::Shared;
+use smol::Async;
+use smol::channel::{Receiver, bounded};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+pub use types::NodeId;
+use types::Raft;
+use vote::VoteId;
+
+/// What the cluster part needs to know.
+#[derive(Clone, Debug)]
+pub struct Spec {
+    /// This node's id, one of `members`.
+    pub id: NodeId,
+    /// All nodes, this one included.
+    pub members: Vec<Member>,
+    /// The VIP: part of the cluster's identity.
+    pub vip: IpAddr,
+    /// Heartbeat interval.
+    pub heartbeat: Duration,
+    /// Lease.
+    pub lease: Duration,
+    /// Vote, term and log.
+    pub state_dir: PathBuf,
+    /// A hint for the very first election.
+    pub start_as_leader: bool,
+    /// How long the VIP may outlive its hold where the keeper can't confirm that it is gone.
+    pub drop_margin: Duration,
+    /// Whether this node may hold the VIP at all.
+    pub fit: bool,
+}
+
+/// A member of the cluster.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// Its id.
+    pub id: NodeId,
+    /// Its raft address.
+    pub address: SocketAddr,
+    /// Higher is preferred as leader.
+    pub priority: u32,
+}
+
+impl Spec {
+    /// This node's own entry.
+    pub fn own(&self) -> &Member {
+        self.members.iter().find(|m| m.id == self.id).expect("the checked configuration lists the local node")
+    }
+}
+
+/// What the daemon is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The VIP may be held under this vote until then.
+    Hold {
+        /// The vote.
+        vote: VoteId,
+        /// The end of the permission.
+        until: Instant,
+    },
+    /// It must go now.
+    LetGo,
+    /// The cluster part can't go on.
+    Failed(String),
+}
+
+/// A node of the cluster that runs.
+#[derive(Clone)]
+pub struct Cluster {
+    shared: Rc<Shared>,
+    disk_ok: Rc<std::cell::Cell<bool>>,
+}
+
+/// What `status` shows of the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// `leader`, `follower`, `candidate`, `learner` (no member list yet) or `quiet`.
+    pub role: &'static str,
+    /// Current term.
+    pub term: u64,
+    /// The leader's id.
+    pub leader: Option<String>,
+    /// Whether vote and log reach the disk.
+    pub disk_ok: bool,
+    /// The other nodes.
+    pub peers: Vec<PeerView>,
+}
+
+/// One peer in [`View`].
+#[derive(Clone, Debug)]
+pub struct PeerView {
+    /// Its id.
+    pub id: String,
+    /// Its raft address.
+    pub address: SocketAddr,
+    /// When its last frame came.
+    pub last_contact: Option<Instant>,
+    /// Why it is not connected.
+    pub problem: Option<String>,
+}
+
+impl Cluster {
+    /// Opens the disk, starts raft, the peers and the driver on the current executor. Errors are for the user as they are.
+    pub async fn start(spec: Spec) -> Result<(Cluster, Receiver<Event>), String> {
+        let ids = || spec.members.iter().map(|m| m.id.as_str());
+        let hash = peers::hello::cluster_hash(ids(), Some(spec.vip));
+        let disk = disk::Disk::open(&spec.state_dir, &spec.id).map_err(|e| e.to_string())?;
+        let members_hash = peers::hello::cluster_hash(ids(), None);
+        same_members(&disk, members_hash, &spec)?;
+        let quiet = quiet_for(spec.lease, disk.recorded_lease());
+        let quiet_until = runtime::now() + quiet;
+        log::info!("quiet for {} ms: promises of an earlier run may still count", quiet.as_millis());
+        let listener = listen(spec.own().address)?;
+        let hello = peers::hello::Hello {
+            cluster: hash,
+            id: spec.id.clone(),
+            to: spec.id.clone(),
+            lease_ms: millis(spec.lease),
+            heartbeat_ms: millis(spec.heartbeat),
+            incarnation: runtime::random(),
+        };
+        let hold = HoldRule::new(spec.lease, spec.drop_margin);
+        let lease = spec.lease;
+        let shared = Rc::new(Shared::new(spec, hello, hold, quiet_until));
+        // On the device before this node makes any promise that the next run must wait out.
+        disk.record_lease(lease).await;
+        disk.record_cluster(members_hash).await;
+        let (network, log, machine) = (network::Network(shared.clone()), disk.log_store(), disk.machine());
+        let raft = Raft::new(shared.me.clone(), raft_config(lease)?, network, log, machine).await;
+        shared.set_raft(raft.map_err(|e| format!("can't start raft: {e}"))?);
+        let cluster = Cluster { shared, disk_ok: disk.disk_ok_cell() };
+        let events = cluster.spawn_tasks(listener);
+        Ok((cluster, events))
+    }
+
+    fn spawn_tasks(&self, listener: Async<TcpListener>) -> Receiver<Event> {
+        let (sender, events) = bounded(16);
+        runtime::spawn(peers::serve(self.shared.clone(), listener));
+        for index in 0..self.shared.peers.len() {
+            runtime::spawn(peers::keep_connected(self.shared.clone(), index));
+        }
+        let driver = driver::Driver::new(self.shared.clone(), sender.clone());
+        runtime::spawn(async move {
+            let why = driver.run().await;
+            let _ = sender.force_send(Event::Failed(why));
+        });
+        events
+    }
+
+    /// The keeper saw the VIP gone, or never had it.
+    pub fn vip_gone(&self) {
+        self.shared.hold.borrow_mut().gone();
+        self.shared.wake.wake();
+    }
+
+    /// Whether this node could hold the VIP now; a leader that can't hands over.
+    pub fn set_fit(&self, fit: bool) {
+        self.shared.set_fit(fit);
+    }
+
+    /// Lets the VIP go, hands the leadership to the best peer, and returns when another leads or two leases have passed.
+    pub async fn stop(&self) {
+        self.shared.stop().await;
+    }
+
+    /// Whether a leader is known (alive or lost a moment ago).
+    pub fn has_leader(&self) -> bool {
+        use openraft::async_runtime::watch::WatchReceiver;
+        self.shared.raft().metrics().borrow_watched().current_leader.is_some()
+    }
+
+    /// A snapshot for `status`.
+    pub fn view(&self) -> View {
+        use openraft::async_runtime::watch::WatchReceiver;
+        let metrics = self.shared.raft().metrics();
+        let m = metrics.borrow_watched();
+        let quiet = runtime::now() < self.shared.quiet_until;
+        View {
+            role: if quiet { "quiet" } else { role(m.state) },
+            term: m.current_term,
+            leader: m.current_leader.as_ref().map(|l| l.to_string()),
+            disk_ok: self.disk_ok.get(),
+            peers: self.shared.peers.iter().map(peer_view).collect(),
+        }
+    }
+}
+
+/// raft's list of members is on disk; other ids in the configuration would make two clusters out of one.
+fn same_members(disk: &disk::Disk, hash: u64, spec: &Spec) -> Result<(), String> {
+    match disk.recorded_cluster() {
+        Some(recorded) if recorded != hash => Err(format!(
+            "the ids of localPeer and remotePeers are not those that {} was written with: give the nodes their old ids back, or form a \
+             new cluster: stop all nodes, remove this directory on each, start them",
+            spec.state_dir.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
+fn peer_view(peer: &shared::Peer) -> PeerView {
+    let (id, address) = (peer.id.to_string(), peer.address);
+    PeerView { id, address, last_contact: peer.last_contact(), problem: peer.problem() }
+}
+
+fn role(state: types::ServerState) -> &'static str {
+    match state {
+        types::ServerState::Leader => "leader",
+        types::ServerState::Candidate => "candidate",
+        types::ServerState::Follower => "follower",
+        types::ServerState::Learner => "learner",
+        types::ServerState::Shutdown => "stopped",
+    }
+}
+
+fn millis(d: Duration) -> u64 {
+    u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn listen(address: SocketAddr) -> Result<Async<TcpListener>, String> {
+    let bound = || -> std::io::Result<Async<TcpListener>> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        socket.bind(&SockAddr::from(address))?;
+        socket.listen(64)?;
+        Async::new(TcpListener::from(socket))
+    };
+    bound().map_err(|e| {
+        format!("can't listen on {address} for peers: {e} (is localPeer.address on this machine, and the port free?)")
+    })
+}
+
+/// openraft's settings: its tick is off, its lease is ours, its RPC deadline half of it (a round trip above the deadline never
+/// counts as an acknowledgement).
+fn raft_config(lease: Duration) -> Result<Arc<openraft::Config>, String> {
+    let lease = millis(lease);
+    let config = openraft::Config {
+        cluster_name: "kube-vip".to_string(),
+        heartbeat_interval: lease / 2,
+        election_timeout_min: lease * 3 / 4,
+        election_timeout_max: lease,
+        enable_tick: false,
+        enable_pre_vote: Some(true),
+        // A restarted leader is a follower: its lease died with it.
+        enable_leader_restore: Some(false),
+        // A follower whose disk was wiped is filled again instead of staying a learner.
+        allow_log_reversion: Some(true),
+        quorum_loss_probe_interval: Some(lease * 2),
+        snapshot_policy: openraft::SnapshotPolicy::LogsSinceLast(1000),
+        max_in_snapshot_log_to_keep: 100,
+        install_snapshot_timeout: lease.max(200),
+        backoff: "50ms 100ms 200ms ...1s".to_string(),
+        api_channel_size: Some(1024),
+        notification_channel_size: Some(1024),
+        ..Default::default()
+    };
+    config.validate().map(Arc::new).map_err(|e| format!("timing does not fit raft: {e}"))
+}

@@ -37,6 +37,15 @@ pub type SnapshotMeta = alias::SnapshotMetaOf<TypeConfig>;
 /// A snapshot carries no data beside its meta.
 pub type Snapshot = alias::SnapshotOf<TypeConfig, ()>;
 
+/// What a snapshot carries beside its meta.
+pub type SnapshotData = ();
+/// A peer that can't be asked.
+pub type Unreachable = openraft::errors::Unreachable<TypeConfig>;
+/// Why a snapshot could not be sent.
+pub type StreamingError = openraft::errors::StreamingError<TypeConfig>;
+pub use openraft::ServerState;
+pub use openraft::errors::ReplicationClosed;
+
 /// The running raft, over the state machine of [`disk`](super::disk).
 pub type Raft = openraft::Raft<TypeConfig, super::disk::Machine>;
 /// What raft says of itself.
@@ -72,6 +81,12 @@ impl NodeId {
             1..=Self::MAX => Ok(Self(name.into())),
             len => Err(BadNodeId { len }),
         }
+    }
+
+    /// A node that does not exist and sorts before every one that a configuration can name: a vote for it makes a leader step
+    /// down without electing anybody.
+    pub fn nobody() -> Self {
+        Self("!".into())
     }
 
     /// The name.

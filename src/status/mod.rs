@@ -1,5 +1,8 @@
 //! One snapshot of the daemon, and its renderers.
 
+pub mod socket;
+pub mod table;
+
 use serde::{Deserialize, Serialize};
 
 /// Everything the daemon knows about itself, as asked over the control socket.

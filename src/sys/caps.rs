@@ -81,9 +81,8 @@ fn empty_bounding_set() {
 /// Becomes an unprivileged process: the user and group if given (names or numbers; the user's own group where only he is), no
 /// other groups, and no capability but NET_BIND_SERVICE. An error names what was tried.
 pub fn drop_to_unprivileged(user: Option<&str>, group: Option<&str>) -> io::Result<()> {
-    let (uid, gid) = (user.map(find_user).transpose()?, group.map(find_group).transpose()?);
-    let gid = gid.or(uid.and_then(|(_, own)| own)).unwrap_or_else(getgid);
-    let uid = uid.map_or_else(getuid, |(uid, _)| uid);
+    let (uid, gid) = ids(user, group)?;
+    let (uid, gid) = (uid.unwrap_or_else(getuid), gid.unwrap_or_else(getgid));
     empty_bounding_set(); // while CAP_SETPCAP is there
     if (uid, gid) != (getuid(), getgid()) {
         prctl(libc::PR_SET_KEEPCAPS, 1).map_err(tried("keep capabilities over the change of user"))?;
@@ -93,6 +92,12 @@ pub fn drop_to_unprivileged(user: Option<&str>, group: Option<&str>) -> io::Resu
         prctl(libc::PR_SET_KEEPCAPS, 0).map_err(tried("end keeping capabilities"))?;
     }
     keep_only(&[NET_BIND_SERVICE]).map_err(tried("drop capabilities"))
+}
+
+/// The user's and group's numbers, from names or numbers; the user's own group where only he is given.
+pub fn ids(user: Option<&str>, group: Option<&str>) -> io::Result<(Option<Uid>, Option<Gid>)> {
+    let (uid, gid) = (user.map(find_user).transpose()?, group.map(find_group).transpose()?);
+    Ok((uid.map(|(uid, _)| uid), gid.or(uid.and_then(|(_, own)| own))))
 }
 
 fn tried(what: &str) -> impl FnOnce(io::Error) -> io::Error {

@@ -1,0 +1,173 @@
+//! The outgoing connection to one peer: connect, shake hands, send requests, reconnect with back-off and jitter.
+
+use super::hello::Hello;
+use super::io::{Broken, Reader, read_frame, reader, within};
+use super::message::{Request, Response};
+use super::wire::{self, Flags, Kind, PREAMBLE};
+use crate::cluster::runtime::{now, sleep};
+use crate::cluster::shared::{Peer, Shared};
+use crate::cluster::types::NodeId;
+use log::{debug, info, warn};
+use smol::Async;
+use smol::future::FutureExt;
+use smol::io::AsyncWriteExt;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::net::{SocketAddr, TcpStream};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A connection attempt, and a handshake, may take this long.
+const CONNECT: Duration = Duration::from_secs(1);
+/// Back-off between attempts: doubles between these two, with jitter of up to a half.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(640));
+/// A connection without other requests is pinged this often.
+const PING: Duration = Duration::from_millis(500);
+/// The same while the cluster is not initialised, when flags are waited for.
+const PING_FRESH: Duration = Duration::from_millis(100);
+
+/// Keeps the connection to `shared.peers[index]` for ever.
+pub async fn keep_connected(shared: Rc<Shared>, index: usize) {
+    let peer = &shared.peers[index];
+    let mut backoff = BACKOFF.0;
+    loop {
+        let met = within(CONNECT * 2, meet(&shared, peer)).await;
+        match met {
+            Ok(stream) => {
+                backoff = BACKOFF.0;
+                peer_up(&shared, peer);
+                let why = talk(&shared, peer, &stream).await;
+                peer.calls.disconnect();
+                info!("peer {}: connection to {} lost: {why}", peer.id, peer.address);
+                peer.set_problem(why.to_string());
+            }
+            Err(why) => note_failure(peer, &why),
+        }
+        sleep(backoff / 2 + shared.jitter(backoff / 2)).await;
+        backoff = (backoff * 2).min(BACKOFF.1);
+    }
+}
+
+fn peer_up(shared: &Shared, peer: &Peer) {
+    info!("peer {}: connected to {}", peer.id, peer.address);
+    peer.clear_problem();
+    peer.calls.connect();
+    shared.peer_came_up(&peer.id);
+}
+
+/// One line per change of reason, not one per attempt.
+fn note_failure(peer: &Peer, why: &Broken) {
+    let text = why.to_string();
+    if peer.problem().as_deref() != Some(&text) {
+        warn!("peer {}: no connection to {}: {text} (trying again)", peer.id, peer.address);
+        peer.set_problem(text);
+    }
+}
+
+/// Connects from this node's own address (peers know it by that) and shakes hands.
+async fn meet(shared: &Shared, peer: &Peer) -> Result<Async<TcpStream>, Broken> {
+    let stream = connect(shared.address, peer.address).await?;
+    let mut out = &stream;
+    let hello = Hello { to: peer.id.clone(), ..shared.hello.clone() };
+    let mut first = PREAMBLE.to_vec();
+    first.extend(wire::emit(Kind::Hello, shared.flags(), 0, &hello).ok_or(wire::Bad::Payload)?);
+    out.write_all(&first).await?;
+    let (header, payload) = read_frame(&mut reader(&stream)).await?;
+    match header.kind {
+        Kind::Welcome => {
+            peer.heard(now(), header.flags);
+            Ok(stream)
+        }
+        Kind::Refused => {
+            let text: String = wire::parse_payload(&payload)?;
+            Err(Broken::Io(std::io::Error::other(format!("refused by the peer: {}", printable(&text)))))
+        }
+        _ => Err(Broken::Bad(wire::Bad::Kind(header.kind as u8))),
+    }
+}
+
+/// A peer's text for our log: bounded, and without control characters.
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+async fn connect(from: SocketAddr, to: SocketAddr) -> Result<Async<TcpStream>, Broken> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&SockAddr::from(SocketAddr::new(from.ip(), 0)))?;
+    match socket.connect(&SockAddr::from(to)) {
+        Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e.into()),
+        _ => {}
+    }
+    let stream = Async::new_nonblocking(TcpStream::from(socket))?;
+    within(CONNECT, async { Ok(stream.writable().await?) }).await?;
+    match stream.get_ref().take_error()? {
+        Some(e) => Err(e.into()),
+        None => Ok(stream),
+    }
+}
+
+/// Sends requests and hands out answers until the connection breaks or the peer stops answering.
+async fn talk(shared: &Shared, peer: &Peer, stream: &Async<TcpStream>) -> Broken {
+    let write = async {
+        let mut out = stream;
+        loop {
+            let frame = peer.calls.next_frame().await;
+            if let Err(e) = out.write_all(&frame).await {
+                return Broken::Io(e);
+            }
+        }
+    };
+    let mut input = reader(stream);
+    let read = async {
+        loop {
+            if let Err(broken) = read_answer(peer, &mut input).await {
+                return broken;
+            }
+        }
+    };
+    write.or(read).or(watch(shared, peer)).await
+}
+
+async fn read_answer(peer: &Peer, input: &mut Reader<'_>) -> Result<(), Broken> {
+    let (header, payload) = read_frame(input).await?;
+    if header.kind != Kind::Response {
+        return Err(wire::Bad::Kind(header.kind as u8).into());
+    }
+    let response: Response = wire::parse_payload(&payload)?;
+    peer.heard(now(), header.flags);
+    peer.calls.answered(header.id, response);
+    Ok(())
+}
+
+/// Pings an idle connection, and gives up one whose peer no longer answers: after a silence TCP would repeat its segments only
+/// after many seconds, a new connection is there at once.
+async fn watch(shared: &Shared, peer: &Peer) -> Broken {
+    let patience = (shared.lease() * 2).max(Duration::from_secs(1));
+    loop {
+        sleep(if shared.is_empty() { PING_FRESH } else { PING }).await;
+        let quiet = peer.last_contact().is_none_or(|t| now() - t >= PING_FRESH);
+        if quiet {
+            ping(shared.flags(), peer, patience).await;
+        }
+        if peer.last_contact().is_none_or(|t| now() - t >= patience) {
+            return Broken::Silent(patience);
+        }
+    }
+}
+
+async fn ping(flags: Flags, peer: &Peer, patience: Duration) {
+    let asked = now();
+    let answer = within(patience, async { Ok(peer.calls.call(flags, &Request::Ping).await) }).await;
+    match answer {
+        Ok(Ok(_)) => peer.round_trip(now() - asked),
+        other => debug!("peer {}: ping: {other:?}", peer.id),
+    }
+}
+
+impl Shared {
+    /// Whether the id names this node.
+    pub fn is_me(&self, id: &NodeId) -> bool {
+        *id == self.me
+    }
+}

@@ -1,0 +1,13 @@
+//! Peers over plain TCP: one connection per direction, a handshake that knows who may speak, length-prefixed frames.
+
+mod calls;
+pub mod hello;
+mod io;
+mod link;
+pub mod message;
+mod server;
+pub mod wire;
+
+pub use calls::Calls;
+pub use link::keep_connected;
+pub use server::serve;

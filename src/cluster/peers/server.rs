@@ -1,0 +1,167 @@
+//! The incoming side: accept, shake hands, answer requests. One bad caller costs one log line and its own connection.
+
+use super::hello::{self, Hello, Host};
+use super::io::{Broken, Reader, read_frame, read_preamble, reader, within};
+use super::message::{Request, Response};
+use super::wire::{self, Kind};
+use crate::cluster::answer::answer;
+use crate::cluster::runtime::{now, sleep, spawn};
+use crate::cluster::shared::Shared;
+use crate::sys::clock::Instant;
+use log::{debug, warn};
+use smol::Async;
+use smol::future::FutureExt;
+use smol::io::AsyncWriteExt;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::net::{IpAddr, TcpListener, TcpStream};
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A caller has this long to say who it is.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+/// At most this many callers that have not said who they are.
+const STRANGERS: usize = 32;
+/// A peer that says nothing for this long is gone (it pings twice a second).
+const IDLE: Duration = Duration::from_secs(10);
+/// A source that was refused is named again at the earliest after this time.
+const LOG_AGAIN: Duration = Duration::from_secs(10);
+/// How long accept rests when there are no file descriptors.
+const REST: Duration = Duration::from_millis(200);
+
+/// Accepts callers for ever.
+pub async fn serve(shared: Rc<Shared>, listener: Async<TcpListener>) {
+    let strangers = Rc::new(Cell::new(0));
+    let refusals = Rc::new(Refusals::default());
+    loop {
+        match listener.accept().await {
+            Ok((stream, from)) if strangers.get() < STRANGERS => {
+                let caller = Caller { shared: shared.clone(), refusals: refusals.clone(), from: from.ip().to_canonical() };
+                let guard = Stranger::enter(strangers.clone());
+                spawn(async move { caller.run(stream, guard).await });
+            }
+            Ok((stream, from)) => {
+                debug!("raft port: too many callers that don't say who they are, dropping {from}");
+                drop(stream);
+            }
+            Err(e) => {
+                if refusals.worth_a_line(shared.address.ip(), now()) {
+                    warn!("raft port {}: can't accept: {e}", shared.address);
+                }
+                sleep(REST).await;
+            }
+        }
+    }
+}
+
+/// Counts a caller as a stranger until it is dropped.
+struct Stranger(Rc<Cell<usize>>);
+
+impl Stranger {
+    fn enter(count: Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(count)
+    }
+}
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.set(self.0.get().saturating_sub(1));
+    }
+}
+
+/// Remembers the last few refused sources, so that a scan does not flood the log.
+#[derive(Default)]
+struct Refusals(RefCell<VecDeque<(IpAddr, Instant)>>);
+
+impl Refusals {
+    fn worth_a_line(&self, from: IpAddr, now: Instant) -> bool {
+        let mut seen = self.0.borrow_mut();
+        seen.retain(|(_, at)| now - *at < LOG_AGAIN);
+        if seen.iter().any(|(ip, _)| *ip == from) || seen.len() >= STRANGERS {
+            return false;
+        }
+        seen.push_back((from, now));
+        true
+    }
+}
+
+struct Caller {
+    shared: Rc<Shared>,
+    refusals: Rc<Refusals>,
+    from: IpAddr,
+}
+
+impl Caller {
+    async fn run(self, stream: Async<TcpStream>, stranger: Stranger) {
+        let _ = stream.get_ref().set_nodelay(true);
+        let mut input = reader(&stream);
+        let index = match within(HANDSHAKE, self.handshake(&mut input, &stream)).await {
+            Ok(index) => index,
+            Err(why) => return self.refused(&why.to_string()),
+        };
+        drop(stranger);
+        let peer = &self.shared.peers[index];
+        let turn = peer.new_caller();
+        debug!("peer {}: calls from {}", peer.id, self.from);
+        let talk = async {
+            loop {
+                if let Err(why) = self.answer_one(index, &mut input, &stream).await {
+                    return why;
+                }
+            }
+        };
+        let replaced = async {
+            peer.replaced(turn).await;
+            Broken::Io(std::io::Error::other("replaced by a newer connection"))
+        };
+        let why = talk.or(replaced).await;
+        match why {
+            Broken::Bad(bad) => self.refused(&format!("peer {}: {bad}", peer.id)),
+            why => debug!("peer {}: its connection ended: {why}", peer.id),
+        }
+    }
+
+    fn refused(&self, why: &str) {
+        if self.refusals.worth_a_line(self.from, now()) {
+            warn!("raft port {}: refused a connection from {}: {why}", self.shared.address, self.from);
+        } else {
+            debug!("raft port {}: refused a connection from {}: {why}", self.shared.address, self.from);
+        }
+    }
+
+    async fn handshake(&self, input: &mut Reader<'_>, mut out: &Async<TcpStream>) -> Result<usize, Broken> {
+        read_preamble(input).await?;
+        let (header, payload) = read_frame(input).await?;
+        if header.kind != Kind::Hello {
+            return Err(wire::Bad::Kind(header.kind as u8).into());
+        }
+        let hello: Hello = wire::parse_payload(&payload)?;
+        let host = Host { own: &self.shared.hello, address: self.shared.address.ip(), peers: &self.shared.addresses };
+        let judged = hello::judge(&hello, self.from, &host);
+        let (kind, text) = match &judged {
+            Ok(_) => (Kind::Welcome, ""),
+            Err(text) => (Kind::Refused, text.as_str()),
+        };
+        let frame = wire::emit(kind, self.shared.flags(), header.id, &text).ok_or(wire::Bad::Payload)?;
+        out.write_all(&frame).await?;
+        let index = judged.map_err(|text| Broken::Io(std::io::Error::other(text)))?;
+        self.shared.peers[index].heard(now(), header.flags);
+        Ok(index)
+    }
+
+    /// Reads a request and answers it. In order: a peer has few requests under way, and heartbeats never wait for a vote of the
+    /// same peer, because who campaigns does not lead.
+    async fn answer_one(&self, index: usize, input: &mut Reader<'_>, mut out: &Async<TcpStream>) -> Result<(), Broken> {
+        let (header, payload) = within(IDLE, read_frame(input)).await?;
+        if header.kind != Kind::Request {
+            return Err(wire::Bad::Kind(header.kind as u8).into());
+        }
+        let request: Request = wire::parse_payload(&payload)?;
+        let peer = &self.shared.peers[index];
+        peer.heard(now(), header.flags);
+        let response: Response = answer(&self.shared, &peer.id, request).await;
+        let frame = wire::emit(Kind::Response, self.shared.flags(), header.id, &response).ok_or(wire::Bad::Payload)?;
+        Ok(out.write_all(&frame).await?)
+    }
+}

@@ -1,0 +1,8 @@
+//! The rules that keep one holder, as pure files: time and facts come in as arguments, decisions go out.
+
+pub mod bootstrap;
+pub mod gate;
+pub mod hold;
+pub mod quiet;
+pub mod rank;
+pub mod successor;

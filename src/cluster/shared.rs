@@ -1,0 +1,296 @@
+//! What the tasks of one node's cluster part share: the rules' state, what is known of each peer, the raft handle.
+
+use super::peers::Calls;
+use super::peers::hello::Hello;
+use super::peers::wire::Flags;
+use super::rules::hold::HoldRule;
+use super::types::{NodeId, Raft, Vote};
+use super::vote::VoteId;
+use super::wake::Wake;
+use super::{Spec, runtime};
+use crate::sys::clock::Instant;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Shared by all tasks of the cluster part; one thread.
+pub struct Shared {
+    /// This node.
+    pub me: NodeId,
+    /// Its raft address.
+    pub address: SocketAddr,
+    /// As configured.
+    pub spec: Spec,
+    /// The other nodes.
+    pub peers: Vec<Peer>,
+    /// Their ids and addresses, for the handshake.
+    pub addresses: Vec<(NodeId, IpAddr)>,
+    /// What this node says of itself when it calls.
+    pub hello: Hello,
+    /// The hold and the spent votes.
+    pub hold: RefCell<HoldRule>,
+    /// End of the quiet start.
+    pub quiet_until: Instant,
+    /// Rings the driver.
+    pub wake: Wake,
+    stopping: Cell<bool>,
+    stopped: Cell<bool>,
+    stopped_wake: Wake,
+    fit: Cell<bool>,
+    empty: Cell<bool>,
+    heard_leader: Cell<Option<Instant>>,
+    granted: Cell<Option<Instant>>,
+    campaign: RefCell<Option<(VoteId, Instant)>>,
+    raft: OnceCell<Raft>,
+}
+
+impl Shared {
+    /// Before raft exists; see [`Shared::set_raft`].
+    pub fn new(spec: Spec, hello: Hello, hold: HoldRule, quiet_until: Instant) -> Self {
+        let me = spec.id.clone();
+        let others = spec.members.iter().filter(|m| m.id != spec.id);
+        let peers: Vec<Peer> = others.map(|m| Peer::new(m.id.clone(), m.address, m.priority)).collect();
+        Self {
+            me,
+            address: spec.own().address,
+            addresses: peers.iter().map(|p| (p.id.clone(), p.address.ip())).collect(),
+            peers,
+            hello,
+            hold: RefCell::new(hold),
+            quiet_until,
+            wake: Wake::default(),
+            stopping: Cell::new(false),
+            stopped: Cell::new(false),
+            stopped_wake: Wake::default(),
+            fit: Cell::new(spec.fit),
+            empty: Cell::new(true),
+            heard_leader: Cell::new(None),
+            granted: Cell::new(None),
+            campaign: RefCell::new(None),
+            raft: OnceCell::new(),
+            spec,
+        }
+    }
+
+    /// Once, before any task that uses [`Shared::raft`] is spawned.
+    pub fn set_raft(&self, raft: Raft) {
+        let _ = self.raft.set(raft);
+    }
+
+    /// The raft handle.
+    pub fn raft(&self) -> &Raft {
+        self.raft.get().expect("set in start(), before the tasks that use it are spawned")
+    }
+
+    /// What every frame tells of this node.
+    pub fn flags(&self) -> Flags {
+        let awake = runtime::now() >= self.quiet_until;
+        Flags { fit: self.fit.get() && !self.stopping.get(), empty: self.empty.get(), starts: self.spec.start_as_leader, awake }
+    }
+
+    /// The lease.
+    pub fn lease(&self) -> Duration {
+        self.spec.lease
+    }
+
+    /// The heartbeat interval.
+    pub fn heartbeat(&self) -> Duration {
+        self.spec.heartbeat
+    }
+
+    /// Whether this node could hold the VIP.
+    pub fn is_fit(&self) -> bool {
+        self.fit.get()
+    }
+
+    /// Says whether this node could hold the VIP, and rings the driver where that changed.
+    pub fn set_fit(&self, fit: bool) {
+        if self.fit.replace(fit) != fit {
+            self.wake.wake();
+        }
+    }
+
+    /// Whether this node is about to end.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.get()
+    }
+
+    /// Asks the driver to end this node's part, and waits until it has.
+    pub async fn stop(&self) {
+        self.stopping.set(true);
+        self.wake.wake();
+        while !self.stopped.get() {
+            self.stopped_wake.wait().await;
+        }
+    }
+
+    /// Ends that wait.
+    pub fn set_stopped(&self) {
+        self.stopped.set(true);
+        self.stopped_wake.wake();
+    }
+
+    /// Whether this node has neither vote nor log.
+    pub fn is_empty(&self) -> bool {
+        self.empty.get()
+    }
+
+    /// Says so.
+    pub fn set_empty(&self, empty: bool) {
+        self.empty.set(empty);
+    }
+
+    /// A leader's AppendEntries was accepted.
+    pub fn heard_leader(&self, now: Instant) {
+        self.heard_leader.set(Some(now));
+    }
+
+    /// A vote was granted: the candidate gets its time.
+    pub fn granted(&self, now: Instant) {
+        self.granted.set(Some(now));
+        self.wake.wake();
+    }
+
+    /// The leader named `who` as its successor. Its own lease is over with that; a node that is not named waits for the other's
+    /// campaign as for one it voted for.
+    pub fn told_to_stand(&self, who: &NodeId) {
+        if !self.is_me(who) {
+            self.granted.set(Some(runtime::now()));
+        }
+    }
+
+    /// When a leader was last heard, and when a vote was last granted.
+    pub fn last_heard(&self) -> (Option<Instant>, Option<Instant>) {
+        (self.heard_leader.get(), self.granted.get())
+    }
+
+    /// A vote request leaves under this vote: the first one starts the campaign's clock.
+    pub fn campaigns(&self, vote: VoteId, now: Instant) {
+        let mut campaign = self.campaign.borrow_mut();
+        if campaign.as_ref().is_none_or(|(v, _)| *v != vote) {
+            *campaign = Some((vote, now));
+        }
+    }
+
+    /// When the campaign for `vote` started, if it is this node's newest.
+    pub fn campaigned_at(&self, vote: &VoteId) -> Option<Instant> {
+        self.campaign.borrow().as_ref().filter(|(v, _)| v == vote).map(|(_, at)| *at)
+    }
+
+    /// The last flushed vote.
+    pub fn own_vote(&self) -> Vote {
+        use openraft::async_runtime::watch::WatchReceiver;
+        self.raft().metrics().borrow_watched().vote.clone()
+    }
+
+    /// Its term, if it is the vote of an established leader.
+    pub fn committed_term(&self) -> Option<u64> {
+        let vote = self.own_vote();
+        vote.committed.then_some(vote.leader_id.term)
+    }
+
+    /// A connection to this peer came up: replication need not wait for its back-off.
+    pub fn peer_came_up(&self, id: &NodeId) {
+        if let Some(raft) = self.raft.get() {
+            let (raft, id) = (raft.clone(), id.clone());
+            runtime::spawn(async move {
+                let _ = raft.trigger().reset_backoff([id]).await;
+            });
+        }
+    }
+
+    /// A random part of `upto`, so that nodes don't reconnect in step.
+    pub fn jitter(&self, upto: Duration) -> Duration {
+        upto.mul_f64((runtime::random() >> 32) as f64 / f64::from(u32::MAX))
+    }
+}
+
+/// One of the other nodes.
+pub struct Peer {
+    /// Its id.
+    pub id: NodeId,
+    /// Its raft address.
+    pub address: SocketAddr,
+    /// Its priority.
+    pub priority: u32,
+    /// Requests to it.
+    pub calls: Calls,
+    flags: Cell<Option<Flags>>,
+    last_contact: Cell<Option<Instant>>,
+    round_trip: Cell<Duration>,
+    problem: RefCell<Option<String>>,
+    caller: Cell<u64>,
+    caller_changed: Wake,
+}
+
+impl Peer {
+    fn new(id: NodeId, address: SocketAddr, priority: u32) -> Self {
+        Self {
+            id,
+            address,
+            priority,
+            calls: Calls::default(),
+            flags: Cell::new(None),
+            last_contact: Cell::new(None),
+            round_trip: Cell::new(Duration::ZERO),
+            problem: RefCell::new(Some("not connected yet".to_string())),
+            caller: Cell::new(0),
+            caller_changed: Wake::default(),
+        }
+    }
+
+    /// A frame of this peer came.
+    pub fn heard(&self, now: Instant, flags: Flags) {
+        self.last_contact.set(Some(now));
+        self.flags.set(Some(flags));
+    }
+
+    /// When its last frame came.
+    pub fn last_contact(&self) -> Option<Instant> {
+        self.last_contact.get()
+    }
+
+    /// What it last told of itself.
+    pub fn flags(&self) -> Option<Flags> {
+        self.flags.get()
+    }
+
+    /// A measured round trip; the estimate falls slowly and rises at once.
+    pub fn round_trip(&self, took: Duration) {
+        self.round_trip.set(took.max(self.round_trip.get() * 7 / 8));
+    }
+
+    /// The estimated round trip.
+    pub fn estimated_round_trip(&self) -> Duration {
+        self.round_trip.get()
+    }
+
+    /// Why there is no connection to it.
+    pub fn problem(&self) -> Option<String> {
+        self.problem.borrow().clone()
+    }
+
+    /// Says why there is none.
+    pub fn set_problem(&self, why: String) {
+        *self.problem.borrow_mut() = Some(why);
+    }
+
+    /// There is one.
+    pub fn clear_problem(&self) {
+        *self.problem.borrow_mut() = None;
+    }
+
+    /// A new connection of this peer takes over; returns its turn for [`Peer::replaced`].
+    pub fn new_caller(&self) -> u64 {
+        self.caller.set(self.caller.get() + 1);
+        self.caller_changed.wake();
+        self.caller.get()
+    }
+
+    /// Waits until a newer connection has taken over.
+    pub async fn replaced(&self, turn: u64) {
+        while self.caller.get() == turn {
+            self.caller_changed.wait().await;
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! A vote as the rules see it: openraft's (term, node id).
+
+use crate::cluster::types::{NodeId, Vote};
+use std::fmt;
+
+/// (term, node id), ordered as openraft orders the votes of established leaders.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VoteId {
+    /// raft term.
+    pub term: u64,
+    /// The node it is for.
+    pub node: NodeId,
+}
+
+impl VoteId {
+    /// A vote for `node` in `term`.
+    pub fn new(term: u64, node: NodeId) -> Self {
+        Self { term, node }
+    }
+
+    /// The vote of an openraft message.
+    pub fn of(vote: &Vote) -> Self {
+        Self { term: vote.leader_id.term, node: vote.leader_id.node_id.clone() }
+    }
+}
+
+impl fmt::Display for VoteId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "term {} by {}", self.term, self.node)
+    }
+}

@@ -1,0 +1,320 @@
+//! Between cluster, keeper and balancer: passes orders on, and acts on what the keeper reports.
+
+use super::single::Single;
+use crate::balancer::Control;
+use crate::cluster::vote::VoteId;
+use crate::cluster::wake::Wake;
+use crate::cluster::{Cluster, Event, runtime};
+use crate::config::Config;
+use crate::sys::clock::{Instant, now};
+use crate::vip::{self, GoneWhy, KeeperLink, Order, RefusedWhy, Report, VoteKey};
+use log::{error, info, warn};
+use smol::channel::Receiver;
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// A node whose VIP was refused stands back this long, doubling up to [`STAND_BACK_MAX`].
+const STAND_BACK: Duration = Duration::from_secs(5);
+const STAND_BACK_MAX: Duration = Duration::from_secs(60);
+/// When to ask the network who has the VIP: late enough to have heard of a leader, whose answer would be no surprise.
+const PROBE_AFTER: Duration = Duration::from_millis(500);
+/// How often a daemon without keeper looks whether the kernel has dropped the VIP.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Who says how long the VIP may be held.
+#[derive(Clone)]
+pub enum Lead {
+    /// raft.
+    Cluster(Cluster),
+    /// A clock, with `singleNode`.
+    Single(Rc<Single>),
+}
+
+impl Lead {
+    fn gone(&self) {
+        match self {
+            Lead::Cluster(cluster) => cluster.vip_gone(),
+            Lead::Single(single) => single.next_term(),
+        }
+    }
+
+    fn set_fit(&self, fit: bool) {
+        match self {
+            Lead::Cluster(cluster) => cluster.set_fit(fit),
+            Lead::Single(single) => single.set_may_hold(fit),
+        }
+    }
+}
+
+/// The daemon's side of the hold.
+pub struct Holder {
+    vip: IpAddr,
+    /// `10.0.0.100 on eth0`, for the log.
+    name: String,
+    hold: Duration,
+    link: Option<Rc<KeeperLink>>,
+    control: Control,
+    lead: Lead,
+    ordered: RefCell<Option<(VoteId, Instant)>>,
+    held: Cell<bool>,
+    held_since: Cell<Instant>,
+    gains: Cell<u64>,
+    link_up: Cell<bool>,
+    refusals: Cell<u32>,
+    standing_back: Cell<bool>,
+    gone: Wake,
+    end: RefCell<Option<Result<(), String>>>,
+    end_ring: Wake,
+}
+
+impl Holder {
+    /// Spawns the two tasks that carry orders and reports.
+    pub fn start(config: &Config, link: Option<KeeperLink>, control: Control, lead: Lead, events: Receiver<Event>) -> Rc<Self> {
+        let prefix = if config.vip.is_ipv4() { 32 } else { 128 };
+        let holder = Rc::new(Self {
+            vip: config.vip,
+            name: format!("{}/{prefix} on {}", config.vip, config.interface),
+            hold: super::single::hold_of(config),
+            link: link.map(Rc::new),
+            control,
+            lead,
+            ordered: RefCell::new(None),
+            held: Cell::new(false),
+            held_since: Cell::new(Instant::default()),
+            gains: Cell::new(0),
+            link_up: Cell::new(true),
+            refusals: Cell::new(0),
+            standing_back: Cell::new(false),
+            gone: Wake::default(),
+            end: RefCell::new(None),
+            end_ring: Wake::default(),
+        });
+        runtime::spawn(holder.clone().carry_orders(events));
+        if let Some(link) = holder.link.clone() {
+            runtime::spawn(holder.clone().carry_reports(link));
+            runtime::spawn(holder.clone().probe());
+        }
+        holder
+    }
+
+    /// Uses the quiet start to find a machine that has the VIP already.
+    async fn probe(self: Rc<Self>) {
+        runtime::sleep(PROBE_AFTER).await;
+        if !self.held.get() {
+            self.send(Order::Probe);
+        }
+    }
+
+    /// Until when the VIP is held, if it is.
+    pub fn held(&self) -> Option<Instant> {
+        let ordered = self.ordered.borrow();
+        ordered.as_ref().filter(|_| self.held.get()).map(|(_, until)| *until)
+    }
+
+    /// How often the VIP was gained.
+    pub fn gains(&self) -> u64 {
+        self.gains.get()
+    }
+
+    /// Waits until a part can't go on, or the keeper says stop.
+    pub async fn ended(&self) -> Result<(), String> {
+        loop {
+            if let Some(end) = self.end.borrow_mut().take() {
+                return end;
+            }
+            self.end_ring.wait().await;
+        }
+    }
+
+    /// Lets go and hands over.
+    pub async fn stop(&self) {
+        match &self.lead {
+            Lead::Cluster(cluster) => cluster.stop().await,
+            Lead::Single(single) => {
+                single.set_may_hold(false);
+                self.send(Order::LetGo);
+                while self.held.get() && self.link.is_some() {
+                    self.gone.wait().await;
+                }
+            }
+        }
+    }
+
+    fn finish(&self, end: Result<(), String>) {
+        self.end.borrow_mut().get_or_insert(end);
+        self.end_ring.wake();
+    }
+
+    async fn carry_orders(self: Rc<Self>, events: Receiver<Event>) {
+        while let Ok(event) = events.recv().await {
+            match event {
+                Event::Hold { vote, until } => {
+                    self.send(Order::Hold { vote: key(&vote), until });
+                    *self.ordered.borrow_mut() = Some((vote, until));
+                }
+                Event::LetGo => {
+                    self.stop_serving();
+                    self.send(Order::LetGo);
+                }
+                Event::Failed(why) => self.finish(Err(format!("the cluster part ended: {why}"))),
+            }
+        }
+    }
+
+    fn send(&self, order: Order) {
+        if let Some(link) = &self.link
+            && let Err(e) = link.send(order)
+        {
+            log::debug!("can't tell the keeper {order:?}: {e}");
+        }
+    }
+
+    async fn carry_reports(self: Rc<Self>, link: Rc<KeeperLink>) {
+        loop {
+            match link.next().await {
+                Ok(report) => self.note(report),
+                Err(why) => return self.outlive_the_keeper(&why.to_string()).await,
+            }
+        }
+    }
+
+    fn note(self: &Rc<Self>, report: Report) {
+        match report {
+            Report::Held { vote, took } => self.gained(vote, took),
+            Report::Gone { vote, why, took } => self.lost(vote, why, took),
+            Report::Refused { vote, why } => self.refused(vote, why),
+            Report::Restored { took } => {
+                warn!("somebody removed {}: it is back after {:.1} ms, and announced", self.name, ms(took));
+            }
+            Report::Link { up } => self.link_is(up),
+            Report::Claimed { mac } => self.claimed(mac),
+            Report::Stopping => self.finish(Ok(())),
+            Report::Trouble { task, errno } => {
+                error!("the keeper can't {task}: {} (trying again)", std::io::Error::from_raw_os_error(errno));
+            }
+        }
+    }
+
+    /// The leader's own answers and announcements are no news.
+    fn claimed(&self, mac: [u8; 6]) {
+        let expected = !self.held.get() && matches!(&self.lead, Lead::Cluster(cluster) if cluster.has_leader());
+        if expected {
+            log::debug!("{} is answered by {}", self.vip, mac_text(mac));
+        } else {
+            warn!("another host ({}) claims {}: find it and take the address from it", mac_text(mac), self.vip);
+        }
+    }
+
+    fn gained(&self, vote: VoteKey, took: Duration) {
+        if !self.is_newest(vote) {
+            return;
+        }
+        self.held.set(true);
+        self.held_since.set(now());
+        self.gains.set(self.gains.get() + 1);
+        self.refusals.set(0);
+        self.control.holding(true);
+        info!("holding {} (term {}), added in {:.1} ms", self.name, vote.term, ms(took));
+    }
+
+    fn lost(&self, vote: VoteKey, why: GoneWhy, took: Duration) {
+        if !self.is_newest(vote) {
+            return;
+        }
+        self.stop_serving();
+        if self.held.replace(false) {
+            let held_for = (now() - self.held_since.get()).as_millis();
+            info!("released {}: {why}; gone in {:.1} ms, held for {held_for} ms", self.name, ms(took));
+        }
+        self.gone.wake();
+        self.lead.gone();
+    }
+
+    fn refused(self: &Rc<Self>, vote: VoteKey, why: RefusedWhy) {
+        if !self.is_newest(vote) {
+            return;
+        }
+        error!("can't hold {}: {why}", self.name);
+        match why {
+            RefusedWhy::Stopping => {}
+            RefusedWhy::Spent => self.lead.gone(),
+            RefusedWhy::Foreign | RefusedWhy::LinkGone | RefusedWhy::Kernel(_) => self.stand_back(),
+        }
+    }
+
+    /// Lets another node hold for a while: what refused the address may last, or pass.
+    fn stand_back(self: &Rc<Self>) {
+        if self.standing_back.replace(true) {
+            return;
+        }
+        let wait = STAND_BACK.saturating_mul(1 << self.refusals.get().min(8)).min(STAND_BACK_MAX);
+        self.refusals.set(self.refusals.get() + 1);
+        self.tell_fitness();
+        let holder = self.clone();
+        runtime::spawn(async move {
+            runtime::sleep(wait).await;
+            holder.standing_back.set(false);
+            holder.tell_fitness();
+        });
+    }
+
+    fn link_is(&self, up: bool) {
+        if self.link_up.replace(up) != up {
+            if up {
+                info!("link is up: this node may hold again");
+            } else {
+                warn!("link is down: this node can't hold {}", self.name);
+            }
+            self.tell_fitness();
+        }
+    }
+
+    fn tell_fitness(&self) {
+        self.lead.set_fit(self.link_up.get() && !self.standing_back.get());
+    }
+
+    /// Keeps the lease alive until the kernel has dropped the VIP, because a peer must not take it while it is still here; then
+    /// ends. The unit starts both processes again.
+    async fn outlive_the_keeper(&self, why: &str) {
+        let bound = now() + vip::lifetime_bound(self.hold);
+        error!("the keeper is gone ({why}): waiting for the kernel to drop {}, then stopping", self.name);
+        while now() < bound && vip::present(self.vip).unwrap_or(true) {
+            runtime::sleep(LOOK).await;
+        }
+        self.stop_serving();
+        self.held.set(false);
+        self.gone.wake();
+        self.lead.set_fit(false);
+        self.lead.gone();
+        self.finish(Err("the keeper is gone".to_string()));
+    }
+
+    fn stop_serving(&self) {
+        self.control.holding(false);
+    }
+
+    /// Reports about an earlier vote are history.
+    fn is_newest(&self, vote: VoteKey) -> bool {
+        self.ordered.borrow().as_ref().is_some_and(|(newest, _)| key(newest) == vote)
+    }
+}
+
+/// A vote as the keeper knows it.
+fn key(vote: &VoteId) -> VoteKey {
+    let node = vote
+        .node
+        .as_str()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    VoteKey { term: vote.term, node }
+}
+
+fn ms(d: Duration) -> f64 {
+    d.as_secs_f64() * 1000.0
+}
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}

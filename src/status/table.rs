@@ -1,0 +1,140 @@
+//! The snapshot as a table for people.
+
+use super::{BalancerStatus, PeerStatus, Snapshot};
+use std::fmt::Write;
+
+/// Renders the snapshot as lines of text.
+pub fn render(s: &Snapshot) -> String {
+    let mut out = String::new();
+    // Writing to a String can't fail.
+    let _ = write_node(&mut out, s);
+    let _ = write_peers(&mut out, &s.peers);
+    for balancer in &s.balancers {
+        let _ = write_balancer(&mut out, balancer);
+    }
+    out
+}
+
+fn write_node(out: &mut String, s: &Snapshot) -> std::fmt::Result {
+    writeln!(out, "node      {}  ({}, kube-vip {}, up {})", s.id, s.role, s.version, duration(s.uptime_ms))?;
+    let leader = s.leader.as_deref().unwrap_or("none known");
+    writeln!(out, "leader    {leader}{}", if s.term > 0 { format!("  (term {})", s.term) } else { String::new() })?;
+    let held = match (s.held, s.hold_left_ms) {
+        (true, Some(left)) => format!("held here for {left} ms more"),
+        (true, None) => "held here".to_string(),
+        _ => "not held here".to_string(),
+    };
+    writeln!(out, "vip       {} on {}: {held}  (gained {} times)", s.vip, s.interface, s.gains)?;
+    if !s.disk_ok {
+        writeln!(out, "disk      RED: vote and log don't reach the disk; see the log, free or replace it")?;
+    }
+    Ok(())
+}
+
+fn write_peers(out: &mut String, peers: &[PeerStatus]) -> std::fmt::Result {
+    for p in peers {
+        let contact = p.last_contact_ms.map_or("never heard".to_string(), |ms| format!("heard {ms} ms ago"));
+        let problem = p.problem.as_ref().map(|why| format!("  [{why}]")).unwrap_or_default();
+        writeln!(out, "peer      {}  {}  {contact}{problem}", p.id, p.address)?;
+    }
+    Ok(())
+}
+
+fn write_balancer(out: &mut String, b: &BalancerStatus) -> std::fmt::Result {
+    let serving = if b.serving { "serving" } else { "waiting for the VIP" };
+    writeln!(
+        out,
+        "balancer  {}  {}  {serving}: {} open, {} accepted, {} without backend, {} in, {} out",
+        b.name,
+        b.listen,
+        b.open,
+        b.accepted,
+        b.no_backend,
+        bytes(b.bytes_in),
+        bytes(b.bytes_out)
+    )?;
+    for backend in &b.backends {
+        writeln!(
+            out,
+            "  backend {}  {} open, {} connected, {} failed",
+            backend.address, backend.open, backend.connected, backend.failed
+        )?;
+    }
+    Ok(())
+}
+
+fn duration(ms: u64) -> String {
+    let s = ms / 1000;
+    match (s / 86400, s / 3600 % 24, s / 60 % 60, s % 60) {
+        (0, 0, 0, s) => format!("{s} s"),
+        (0, 0, m, s) => format!("{m} min {s} s"),
+        (0, h, m, _) => format!("{h} h {m} min"),
+        (d, h, _, _) => format!("{d} d {h} h"),
+    }
+}
+
+fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = n as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{n} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::BackendStatus;
+
+    #[test]
+    fn a_leader_at_a_glance() {
+        let s = Snapshot {
+            version: "0.1.0".into(),
+            id: "server1".into(),
+            role: "leader".into(),
+            term: 3,
+            leader: Some("server1".into()),
+            vip: "10.0.0.100".into(),
+            interface: "eth0".into(),
+            held: true,
+            hold_left_ms: Some(171),
+            gains: 1,
+            uptime_ms: 3_725_000,
+            disk_ok: false,
+            peers: vec![
+                PeerStatus { id: "b".into(), address: "10.0.0.2:10000".into(), last_contact_ms: Some(12), problem: None },
+                PeerStatus {
+                    id: "c".into(),
+                    address: "10.0.0.3:10000".into(),
+                    last_contact_ms: None,
+                    problem: Some("refused".into()),
+                },
+            ],
+            balancers: vec![BalancerStatus {
+                name: "web".into(),
+                listen: "10.0.0.100:80".into(),
+                serving: true,
+                open: 2,
+                accepted: 9,
+                bytes_in: 512,
+                bytes_out: 3 << 20,
+                backends: vec![BackendStatus { address: "10.0.0.9:80".into(), open: 2, connected: 9, failed: 1 }],
+                ..Default::default()
+            }],
+        };
+        let expected = "\
+node      server1  (leader, kube-vip 0.1.0, up 1 h 2 min)
+leader    server1  (term 3)
+vip       10.0.0.100 on eth0: held here for 171 ms more  (gained 1 times)
+disk      RED: vote and log don't reach the disk; see the log, free or replace it
+peer      b  10.0.0.2:10000  heard 12 ms ago
+peer      c  10.0.0.3:10000  never heard  [refused]
+balancer  web  10.0.0.100:80  serving: 2 open, 9 accepted, 0 without backend, 512 B in, 3.0 MiB out
+  backend 10.0.0.9:80  2 open, 9 connected, 1 failed
+";
+        assert_eq!(render(&s), expected);
+    }
+}
