@@ -101,7 +101,7 @@ fn a_killed_keeper_loses_the_vip_to_another_node() {
 #[test]
 fn a_frozen_daemon_loses_the_vip_and_cannot_take_it_back() {
     isolated("a_frozen_daemon_loses_the_vip_and_cannot_take_it_back", || {
-        let cluster = Cluster::start(&Lab::new(), 3);
+        let cluster = Cluster::start_with(&Lab::new(), 3, false, |c| c.timing = STEADY.into());
         let watch = watch(&cluster);
         let (old, term) = cluster.wait_settled();
         cluster.nodes[old].signal_daemon(Signal::SIGSTOP);
@@ -127,7 +127,7 @@ fn a_leader_behind_a_dead_switch_port_is_replaced() {
 }
 
 fn silent_leader(silence: fn(&lab::Host), restore: fn(&lab::Host)) {
-    let cluster = Cluster::start(&Lab::new(), 3);
+    let cluster = Cluster::start_with(&Lab::new(), 3, false, |c| c.timing = STEADY.into());
     let watch = watch(&cluster);
     let (old, _) = cluster.wait_settled();
     silence(&cluster.nodes[old].host);

@@ -17,12 +17,13 @@ die() {
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
-# need COMMAND=PACKAGE…: installs the packages of commands that are missing (root), or names them (anybody else).
+# need "COMMAND=PACKAGE PACKAGE…" …: installs the packages of commands that are missing (root), or names them (anybody else).
 need() {
     PATH=$PATH:/usr/sbin:/sbin # a plain user's PATH on Debian has no sbin
     local pair packages=()
     for pair in "$@"; do
-        have "${pair%%=*}" || packages+=("${pair#*=}")
+        # shellcheck disable=SC2206 # several packages of one command are several words
+        have "${pair%%=*}" || packages+=(${pair#*=})
     done
     ((${#packages[@]})) || return 0
     if ((EUID == 0)) && have apt-get; then
@@ -45,7 +46,7 @@ need_rust() {
     found=$(rustc --version | cut -d' ' -f2)
     [[ $(printf '%s\n' "$wanted" "${found%%-*}" | sort -V | head -n1) == "$wanted" ]] ||
         die "Rust $found is too old, $wanted or newer is needed" "update: rustup update stable"
-    need cc=gcc
+    need 'cc=gcc libc6-dev'
 }
 
 # Options of unshare(1) for a private little network, the same for root and for plain users.
