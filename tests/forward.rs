@@ -159,12 +159,13 @@ fn resets_pass_through_both_ways() {
         let (host, backend) = backends.remove(0);
         backend.kill(&host);
         let backend = Backend::start(&host, 8080, Kind::Sum);
-        for _ in 0..10 {
+        for n in 0..10 {
             let mut stream = single.connect();
             stream.write_all(b"half a message").expect("goes out");
+            // A reset that comes before the backend was asked never reaches it.
+            wait_until("the backend sees it come", secs(10), || backend.accepted() > n);
             socket2::SockRef::from(&stream).set_linger(Some(secs(0))).expect("linger 0 makes close a reset");
         }
-        wait_until("the backend saw them come", secs(10), || backend.accepted() > 0);
         never_within("a reset arrived as a clean end", secs(1), || backend.sums().iter().find(|s| s.bytes > 0).copied());
     });
 }

@@ -86,7 +86,7 @@ pub fn ask(path: &Path) -> Result<Snapshot, String> {
     let text = asked().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             format!(
-                "no kube-vip runs with this configuration (nothing answers on {}): start it with `kube-vip start -c FILE`",
+                "kube-vip is not running with this configuration (nothing answers on {}): start it with `kube-vip start -c FILE`",
                 path.display()
             )
         }
