@@ -265,6 +265,14 @@ fn what_is_probably_not_meant_is_a_warning() {
 }
 
 #[test]
+fn peers_as_backends_of_a_node_without_address_are_no_backends() {
+    let text = "vip: 10.0.0.9\ninterface: eth0\nsingleNode: true\nlocalPeer: {id: a}\naddPeersAsBackends: true\nloadBalancers:\n- {port: 80, bindToVip: true, backendPort: 81}\n";
+    assert!(load(text, &[]).expect_err("no backend").starts_with("f:7: loadBalancers[0].backends: missing"));
+    let config = load(&text.replace("{id: a}", "{id: a, address: 10.0.0.1}"), &[]).expect("sound");
+    assert_eq!(config.balancers[0].backends, ["10.0.0.1:81".parse().expect("an address")]);
+}
+
+#[test]
 fn check_here_names_what_this_machine_has() {
     let dir = std::env::temp_dir().join(format!("kube-vip-config-{}", std::process::id()));
     std::fs::create_dir_all(&dir).expect("a temporary directory");
@@ -396,7 +404,7 @@ fn no_mutation_of_a_configuration_makes_it_panic() {
     let seeds = [OLD.concat(), run(&["sample", "config"]).1, everything, "a: &a [1]\nb: {<<: *a}\n".to_owned()];
     let mut rng = Rng(0x5EED);
     let (mut sound, mut refused) = (0, 0);
-    for round in 0..6000 {
+    for round in 0..4000 {
         let mut bytes = seeds[round % seeds.len()].clone().into_bytes();
         for _ in 0..=rng.below(6) {
             mutate(&mut bytes, &mut rng);
@@ -435,15 +443,15 @@ fn assert_sound(config: &Config, text: &str) {
 }
 
 #[test]
-fn the_largest_files_are_judged_in_time() {
+fn large_files_end_in_a_word_not_in_a_stall() {
     let start = std::time::Instant::now();
     for line in ["- {}\n", "- {id: a, address: 10.0.0.1, port: 1}\n"] {
-        let text = format!("remotePeers:\n{}", line.repeat((1 << 20) / line.len() - 20));
+        let text = format!("remotePeers:\n{}", line.repeat((1 << 17) / line.len()));
         assert!(load(&text, &[]).expect_err("too many").contains("1000 are the most"));
     }
-    let keys: String = (0..100_000).map(|n| format!("k{n}: 1\n")).collect();
+    let keys: String = (0..10_000).map(|n| format!("k{n}: 1\n")).collect();
     assert!(load(&keys, &[]).is_err());
     assert!(load(&"[".repeat(1 << 20), &[]).is_err());
     assert!(load(&"a: ".repeat(300_000), &[]).is_err());
-    assert!(start.elapsed().as_secs() < 120, "took {:?}", start.elapsed());
+    assert!(start.elapsed().as_secs() < 60, "took {:?}", start.elapsed());
 }

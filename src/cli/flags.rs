@@ -109,8 +109,7 @@ fn after(words: &[&str]) -> String {
 }
 
 fn short(arg: &str, flags: &[Flag], rest: &mut std::slice::Iter<'_, String>, out: &mut Vec<String>) -> Result<(), String> {
-    let mut letters = arg[1..].char_indices();
-    while let Some((at, letter)) = letters.next() {
+    for (at, letter) in arg[1..].char_indices() {
         let tail = &arg[1 + at + letter.len_utf8()..];
         let flag = flags.iter().find(|f| f.1 == Some(letter)).ok_or_else(|| unknown(&arg[1..], flags))?;
         let value = tail.strip_prefix('=').or((flag.2 == Value && !tail.is_empty()).then_some(tail));

@@ -51,7 +51,7 @@ fn render(args: &SampleConfig, env: &dyn Fn(&str) -> Option<String>) -> Result<S
         .replace("{LB_PORT}", &lb_port.to_string())
         .replace("{LB_BIND}", bool_yaml(flag(args.lb_bind_to_vip, "lb_bindtovip", true)?))
         .replace("{LB_BACKENDPORT}", &port(env, "lb_backendport", 0)?.to_string())
-        .replace("{BACKENDS}", &list_yaml("backends", &backends.iter().map(|b| backend_yaml(b)).collect::<Vec<_>>(), "    ")))
+        .replace("{BACKENDS}", &list_yaml("backends", &backends.iter().map(backend_yaml).collect::<Vec<_>>(), "    ")))
 }
 
 fn items(list: &str) -> impl Iterator<Item = &str> {

@@ -27,16 +27,27 @@ pub(crate) fn judge(raw: &RawConfig, around: &Around<'_>, found: &mut Found) -> 
     let mut balancers: Vec<Balancer> = Vec::new();
     for entry in &raw.balancers {
         if let Some(mut balancer) = balancer(entry, around, add_peers, found) {
-            if balancers.iter().any(|b| b.name == balancer.name) {
-                let own = format!("{}-{}", balancer.name, balancer.port);
-                let text = format!("{} names two balancers; logs and status call this one {own}", super::shown(&balancer.name));
-                found.warn(entry.line, format!("{}.name", entry.path), text);
-                balancer.name = own;
-            }
+            rename(&mut balancer, &balancers, entry, found);
             balancers.push(balancer);
         }
     }
     balancers
+}
+
+/// Names were free in 2020; logs and status need one each.
+fn rename(balancer: &mut Balancer, earlier: &[Balancer], raw: &RawBalancer, found: &mut Found) {
+    let given = balancer.name.clone();
+    while earlier.iter().any(|b| b.name == balancer.name) {
+        balancer.name = format!("{}-{}", balancer.name, balancer.port);
+    }
+    if balancer.name != given {
+        let text = format!(
+            "{} names two balancers; logs and status call this one {}",
+            super::shown(&given),
+            super::shown(&balancer.name)
+        );
+        found.warn(raw.line, format!("{}.name", raw.path), text);
+    }
 }
 
 fn ports_differ(raw: &[RawBalancer], found: &mut Found) {
@@ -67,29 +78,46 @@ fn balancer(raw: &RawBalancer, around: &Around<'_>, add_peers: bool, found: &mut
     }
     let mut backends = named_backends(raw, default_port, found);
     if add_peers {
-        let nodes = around.nodes.iter().filter(|n| !n.peer.address.ip().is_unspecified());
-        let peers = nodes.filter_map(|n| Some(SocketAddr::new(n.peer.address.ip(), default_port?)));
-        let new: Vec<_> = peers.filter(|p| !backends.iter().any(|b| b.address == *p)).collect();
-        backends.extend(new.into_iter().map(|address| Target { address, from: None }));
+        add_nodes(&mut backends, around.nodes, default_port);
     }
-    let any = !raw.backends.is_absent() && raw.backends.good().is_none_or(|b| !b.value.is_empty());
-    if !any && !(add_peers && !around.nodes.is_empty()) {
+    // An unreadable list was reported already, and so was each unreadable entry.
+    let listed = !raw.backends.is_absent() && raw.backends.good().is_none_or(|b| !b.value.is_empty());
+    if backends.is_empty() && !listed && port.is_some() {
         let line = raw.backends.line().unwrap_or(raw.line);
-        found.on(
-            line,
-            format!("{}.backends", raw.path),
-            "missing; list at least one with address and port, or set addPeersAsBackends: true",
-        );
+        let text = "missing; list at least one with address and port, or set addPeersAsBackends: true";
+        found.on(line, format!("{}.backends", raw.path), text);
     }
     let listen = Listen { raw, port: port?, bind_to_vip };
     listen.beside_raft(around, found);
     listen.no_loop(&backends, around, found);
     listen.once(&backends, found);
-    let name =
-        raw.name.good().map(|s| s.value.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| format!("port-{}", listen.port));
-    let name = name.chars().map(|c| if c.is_control() { ' ' } else { c }).take(64).collect();
     let backends = backends.into_iter().map(|b| b.address).collect();
-    (found.problems.len() == before).then_some(Balancer { name, port: listen.port, bind_to_vip, backends })
+    (found.problems.len() == before).then_some(Balancer {
+        name: name(raw, listen.port),
+        port: listen.port,
+        bind_to_vip,
+        backends,
+    })
+}
+
+/// The label, fit for a log line: at most 64 characters, none of them a control character.
+fn name(raw: &RawBalancer, port: u16) -> String {
+    match raw.name.good() {
+        Some(spot) if !spot.value.is_empty() => {
+            spot.value.chars().map(|c| if c.is_control() { ' ' } else { c }).take(64).collect()
+        }
+        _ => format!("port-{port}"),
+    }
+}
+
+/// `addPeersAsBackends`: every node that names an address, unless it is listed already.
+fn add_nodes(backends: &mut Vec<Target<'_>>, nodes: &[NodeAt], port: Option<u16>) {
+    for address in nodes.iter().map(|n| n.peer.address.ip()).filter(|ip| !ip.is_unspecified()) {
+        let Some(address) = port.map(|port| SocketAddr::new(address, port)) else { return };
+        if !backends.iter().any(|b| b.address == address) {
+            backends.push(Target { address, from: None });
+        }
+    }
 }
 
 fn kind(raw: &RawBalancer, found: &mut Found) -> bool {

@@ -167,3 +167,94 @@ fn names(interfaces: &[Interface]) -> String {
     let names: Vec<&str> = interfaces.iter().map(|i| i.name.as_str()).take(30).collect();
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Overrides, Placed, judge};
+    use std::path::{Path, PathBuf};
+
+    const FILE: &str = "vip: 10.0.0.9
+interface: eth0
+stateDir: /var/lib/x
+localPeer: {id: a, address: 10.0.0.1, port: 10000}
+remotePeers: [{id: b, address: 10.0.0.2, port: 1}, {id: c, address: 10.0.0.3, port: 1}]
+loadBalancers:
+- {port: 80, bindToVip: true, backends: [{address: 10.0.0.7, port: 1}]}
+- {port: 8080, backends: [{address: 10.0.0.7, port: 1}]}
+";
+
+    fn placed(text: &str, overrides: Overrides) -> Placed {
+        let draft = judge(Path::new("f"), text, &overrides).expect("sound");
+        draft.resolve(&[], None).expect("placed")
+    }
+
+    fn good() -> Machine {
+        let lo = Interface { name: "lo".into(), up: true, addresses: vec![IpAddr::from([127, 0, 0, 1])] };
+        let eth0 = Interface { name: "eth0".into(), up: true, addresses: vec![IpAddr::from([10, 0, 0, 1])] };
+        Machine { interfaces: Some(vec![eth0, lo]), capabilities: Some(u64::MAX), privileged_below: 1024, ..Machine::default() }
+    }
+
+    fn told(machine: &Machine) -> Vec<String> {
+        let Placed { config, lines } = placed(FILE, Overrides::default());
+        check(&config, &lines, machine).iter().map(|p| format!("{:?} {}: {}", p.line, p.key, p.text)).collect()
+    }
+
+    #[test]
+    fn a_fitting_machine_has_no_problem() {
+        assert_eq!(told(&good()), Vec::<String>::new());
+        let unknown = Machine { interfaces: None, capabilities: None, ..good() };
+        assert_eq!(told(&unknown), Vec::<String>::new(), "unknown is never a reason to refuse");
+    }
+
+    #[test]
+    fn each_misfit_names_its_line_and_what_there_is() {
+        let mut machine = good();
+        let eth0 = &mut machine.interfaces.as_mut().expect("known")[0];
+        (eth0.name, eth0.addresses) = ("ens3".into(), vec![IpAddr::from([10, 0, 0, 4])]);
+        machine.unbindable = vec![
+            (SocketAddr::from(([10, 0, 0, 1], 10000)), libc::EADDRNOTAVAIL),
+            (SocketAddr::from(([0, 0, 0, 0], 8080)), libc::EADDRINUSE),
+        ];
+        machine.state_dir_refused = Some((libc::EROFS, PathBuf::from("/var/lib")));
+        let all = told(&machine);
+        let wanted = [
+            "Some(2) interface: eth0 does not exist on this machine, which has ens3, lo; write one of these",
+            "Some(4) localPeer.address: 10.0.0.1 is not an address of this machine, which has 10.0.0.4, 127.0.0.1;",
+            "Some(8) loadBalancers[1].port: 8080 is in use",
+            "Some(3) stateDir: can't make or write /var/lib/x: /var/lib: Read-only file system",
+        ];
+        assert_eq!(all.len(), wanted.len(), "{all:#?}");
+        for (got, want) in all.iter().zip(wanted) {
+            assert!(got.starts_with(want), "{got}\nshould start with\n{want}");
+        }
+    }
+
+    #[test]
+    fn a_taken_raft_port_and_a_downed_interface() {
+        let mut machine = good();
+        machine.interfaces.as_mut().expect("known")[0].up = false;
+        machine.unbindable = vec![(SocketAddr::from(([10, 0, 0, 1], 10000)), libc::EADDRINUSE)];
+        let all = told(&machine);
+        assert!(
+            all[0].contains("`ip link set eth0 up`") && all[1].starts_with("Some(4) localPeer.port: 10.0.0.1:10000 is in use"),
+            "{all:?}"
+        );
+    }
+
+    #[test]
+    fn privileges_are_told_apart() {
+        let Placed { config, lines } = placed(FILE, Overrides::default());
+        let problems = check(&config, &lines, &Machine { capabilities: Some(0), ..good() });
+        let names: Vec<&str> = problems.iter().filter_map(|p| p.text.split(' ').next()).collect();
+        assert_eq!(names, ["CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_NET_BIND_SERVICE"]);
+        assert!(problems.iter().all(|p| p.privilege));
+        let raw_only = Machine { capabilities: Some(1 << 13 | 1 << 10), ..good() };
+        assert_eq!(check(&config, &lines, &raw_only).len(), 1);
+        let low_ports_free = Machine { capabilities: Some(1 << 12 | 1 << 13), privileged_below: 80, ..good() };
+        assert_eq!(check(&config, &lines, &low_ports_free), []);
+        let disabled = placed(FILE, Overrides { disable_vip: true, ..Overrides::default() });
+        let few = Machine { capabilities: Some(1 << 10), ..good() };
+        assert_eq!(check(&disabled.config, &lines, &few), [], "-d needs no power over the network");
+    }
+}

@@ -83,7 +83,7 @@ impl fmt::Display for Problems {
         }
         match self.list.len().saturating_sub(MAX_SHOWN) {
             0 => Ok(()),
-            more => write!(f, "\n{}: … and {more} more problems", self.file.display()),
+            more => write!(f, "\n{}: … and at least {more} more problems", self.file.display()),
         }
     }
 }

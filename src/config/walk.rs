@@ -6,6 +6,9 @@ use super::tree::{Node, Value};
 /// Longest list of nodes, balancers or backends: comparisons of all with all stay quick.
 const MAX_ITEMS: usize = 1000;
 
+/// At most so many problems are kept: a file with more is the wrong file.
+const MAX_PROBLEMS: usize = 1000;
+
 /// What was found so far: problems forbid a start, warnings don't.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
@@ -16,22 +19,35 @@ pub(crate) struct Found {
 impl Found {
     /// Notes a problem of the key that `spot` came from.
     pub(crate) fn at<T>(&mut self, spot: &Spot<T>, text: impl Into<String>) {
-        self.problems.push(Problem::new(Some(spot.line), &*spot.key, text));
+        self.note(Problem::new(Some(spot.line), &*spot.key, text));
+    }
+
+    fn note(&mut self, problem: Problem) {
+        if !self.is_full() {
+            self.problems.push(problem);
+        }
+    }
+
+    /// Whether more problems wouldn't be read by anybody.
+    fn is_full(&self) -> bool {
+        self.problems.len() >= MAX_PROBLEMS
     }
 
     /// Notes a problem on a line.
     pub(crate) fn on(&mut self, line: u32, key: impl Into<String>, text: impl Into<String>) {
-        self.problems.push(Problem::new(Some(line), key, text));
+        self.note(Problem::new(Some(line), key, text));
     }
 
     /// Notes a problem of the file as a whole.
     pub(crate) fn whole(&mut self, key: impl Into<String>, text: impl Into<String>) {
-        self.problems.push(Problem::new(None, key, text));
+        self.note(Problem::new(None, key, text));
     }
 
     /// Notes something that works but is probably not meant.
     pub(crate) fn warn(&mut self, line: u32, key: impl Into<String>, text: impl Into<String>) {
-        self.warnings.push(Problem::new(Some(line), key, text));
+        if self.warnings.len() < MAX_PROBLEMS {
+            self.warnings.push(Problem::new(Some(line), key, text));
+        }
     }
 }
 
@@ -113,7 +129,7 @@ impl<'a> Keys<'a> {
                 continue;
             };
             if !known.contains(&name.as_str()) {
-                let near = nearest(name, known.iter().copied());
+                let near = if found.is_full() { None } else { nearest(name, known.iter().copied()) };
                 keys.misspelt.extend(near.map(str::to_owned));
                 found.on(key.line, keys.full(&shown(name)), unknown_key(near, known));
             } else if let Some((_, first)) = lines.iter().find(|(n, _)| n == name) {
