@@ -5,6 +5,7 @@ mod check; // judge a configuration
 mod cleanup; // remove a VIP left behind
 mod exit; // the one table of exit codes
 mod flags; // argv of people and of 2020 → argv of argh
+mod logger; // the log that neither blocks nor ends the program
 mod sample; // a configuration or static Pod to edit
 mod start; // run the node
 mod status; // ask the running node

@@ -2,7 +2,7 @@
 //!
 //! Everything that needs privileges is opened first; then one fork, and each process drops what it does not need.
 
-use super::{Exit, Start};
+use super::{Exit, Start, logger};
 use crate::config::Config;
 use crate::daemon;
 use crate::sys::process::Side;
@@ -20,9 +20,7 @@ pub fn run(args: &Start) -> Exit {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
-    if let Err(e) = simple_logger::SimpleLogger::new().with_level(args.log_filter()).init() {
-        eprintln!("kube-vip: can't start the log: {e}");
-    }
+    logger::start(args.log_filter());
     gist(&config);
     for warning in warnings {
         log::warn!("{warning}");
