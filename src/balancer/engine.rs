@@ -55,7 +55,7 @@ pub(super) fn token(key: Key, end: End) -> u64 {
 impl Engine {
     /// Opens the listeners and the epoll instance.
     pub fn open(spec: Spec) -> Result<Self, OpenError> {
-        let fds = tcp::raise_fd_limit().ok().and_then(|n| usize::try_from(n).ok()).unwrap_or(1024);
+        let fds = tcp::raise_fd_limit().map_or(1024, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let listeners = open_all(&spec)?;
         let epoll = Epoll::new()?;
         let bell = Arc::new(Bell::new()?);
