@@ -3,6 +3,7 @@
 
 mod lab;
 
+use kube_vip::sys::caps;
 use kube_vip::sys::clock::{self, Instant};
 use kube_vip::sys::ioctl::Interfaces;
 use kube_vip::sys::netlink::Netlink;
@@ -388,10 +389,10 @@ fn clear_errors_before_anything_is_touched() {
         sh("sysctl -qw net.ipv6.conf.v0.disable_ipv6=1");
         let e = Keeper::open(&spec(VIP6)).expect_err("no IPv6");
         assert!(e.kind == OpenErrorKind::Interface && e.to_string().contains("disable_ipv6"), "{e}");
-        kube_vip::sys::caps::keep_only(&[kube_vip::sys::caps::NET_RAW]).expect("dropping is allowed");
+        caps::keep_only(&[caps::NET_RAW]).expect("dropping is allowed");
         let e = Keeper::open(&spec(VIP)).expect_err("no NET_ADMIN");
         assert!(e.kind == OpenErrorKind::Privileges && e.to_string().contains("CAP_NET_ADMIN"), "{e}");
-        kube_vip::sys::caps::keep_only(&[]).expect("dropping is allowed");
+        caps::keep_only(&[]).expect("dropping is allowed");
         let e = vip::cleanup("v0", VIP.parse().expect("an address"), &spec(VIP).state_file);
         assert!(e.is_ok(), "nothing to remove needs no rights: {e:?}");
     });
@@ -562,5 +563,23 @@ fn the_keeper_keeps_two_capabilities() {
         assert_eq!(line("NoNewPrivs:"), "1");
         println!("RSS {}, locked {}", line("VmRSS:"), line("VmLck:"));
         k.let_go();
+    });
+}
+
+#[test]
+fn the_daemon_keeps_one_capability() {
+    isolated("the_daemon_keeps_one_capability", || {
+        let e = caps::drop_to_unprivileged(Some("no-such-user"), None).expect_err("no such user");
+        assert!(e.to_string().contains("there is no user no-such-user"), "{e}");
+        let e = caps::drop_to_unprivileged(Some("65533"), None).expect_err("a user namespace with one user allows no other");
+        assert!(e.to_string().contains("supplementary groups"), "{e}");
+        caps::drop_to_unprivileged(None, None).expect("dropping is allowed");
+        let status = std::fs::read_to_string("/proc/thread-self/status").expect("own status");
+        for (name, want) in
+            [("CapPrm:", 0x400), ("CapEff:", 0x400), ("CapBnd:", 0), ("CapInh:", 0), ("CapAmb:", 0), ("NoNewPrivs:", 1)]
+        {
+            let value = status.lines().find_map(|l| l.strip_prefix(name)).expect("a line");
+            assert_eq!(u64::from_str_radix(value.trim(), 16), Ok(want), "{name}");
+        }
     });
 }
