@@ -28,8 +28,9 @@ struct Temp(PathBuf);
 impl Temp {
     fn new() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("kube-vip-store-{}-{number}", std::process::id()));
+        // The number of a process is not enough: in namespaces of their own, several tests are process 2.
+        let (number, instant) = (COUNT.fetch_add(1, Ordering::Relaxed), runtime::now().as_nanos());
+        let path = std::env::temp_dir().join(format!("kube-vip-store-{}-{number}-{instant}", std::process::id()));
         std::fs::create_dir(&path).expect("the directory for temporary files can be written");
         Self(path)
     }
@@ -272,6 +273,7 @@ fn full_and_read_only_file_systems_are_named_at_the_start_and_survived_later() {
             assert!(disk.disk_ok());
         });
         SmolRuntime::run(async { assert_eq!(saved(&open(&state)).await.0, Some(vote(1, "a"))) });
+        lab::sh(&format!("umount -l {mount}"));
     });
 }
 
