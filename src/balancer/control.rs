@@ -66,6 +66,11 @@ impl Control {
         self.0.borrow().open_connections()
     }
 
+    /// Connections open now on VIP listeners. After `holding(false)` it falls to 0 within a few turns.
+    pub fn vip_connections(&self) -> u64 {
+        self.0.borrow().vip_connections()
+    }
+
     /// How often accepting was paused because a limit was hit: connections, open files, memory.
     pub fn accept_pauses(&self) -> u64 {
         self.0.borrow().accept_pauses()

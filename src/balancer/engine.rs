@@ -272,6 +272,10 @@ impl Engine {
         self.slab.len()
     }
 
+    pub fn vip_connections(&self) -> u64 {
+        self.listeners.iter().filter(|l| l.vip).map(|l| l.open).sum()
+    }
+
     pub fn accept_pauses(&self) -> u64 {
         self.pauses
     }

@@ -18,6 +18,8 @@ use std::time::Duration;
 /// A node whose VIP was refused stands back this long, doubling up to [`STAND_BACK_MAX`].
 const STAND_BACK: Duration = Duration::from_secs(5);
 const STAND_BACK_MAX: Duration = Duration::from_secs(60);
+/// Letting go waits at most this long for the resets to clients.
+const RESETS: Duration = Duration::from_millis(3);
 /// When to ask the network who has the VIP: late enough to have heard of a leader, whose answer would be no surprise.
 const PROBE_AFTER: Duration = Duration::from_millis(500);
 /// How often a daemon without keeper looks whether the kernel has dropped the VIP.
@@ -134,6 +136,8 @@ impl Holder {
             Lead::Cluster(cluster) => cluster.stop().await,
             Lead::Single(single) => {
                 single.set_may_hold(false);
+                self.control.holding(false);
+                self.resets_leave().await;
                 self.send(Order::LetGo);
                 while self.held.get() && self.link.is_some() {
                     self.gone.wait().await;
@@ -155,11 +159,20 @@ impl Holder {
                     *self.ordered.borrow_mut() = Some((vote, until));
                 }
                 Event::LetGo => {
-                    self.stop_serving();
+                    self.control.holding(false);
+                    self.resets_leave().await;
                     self.send(Order::LetGo);
                 }
                 Event::Failed(why) => self.finish(Err(format!("the cluster part ended: {why}"))),
             }
+        }
+    }
+
+    /// Resets to clients leave from the VIP, so they must go before it does; not at the cost of a slow move, though.
+    async fn resets_leave(&self) {
+        let until = now() + RESETS;
+        while self.control.vip_connections() > 0 && now() < until {
+            smol::future::yield_now().await;
         }
     }
 
@@ -223,7 +236,7 @@ impl Holder {
         if !self.is_newest(vote) {
             return;
         }
-        self.stop_serving();
+        self.control.holding(false);
         if self.held.replace(false) {
             let held_for = (now() - self.held_since.get()).as_millis();
             info!("released {}: {why}; gone in {:.1} ms, held for {held_for} ms", self.name, ms(took));
@@ -283,16 +296,12 @@ impl Holder {
         while now() < bound && vip::present(self.vip).unwrap_or(true) {
             runtime::sleep(LOOK).await;
         }
-        self.stop_serving();
+        self.control.holding(false);
         self.held.set(false);
         self.gone.wake();
         self.lead.set_fit(false);
         self.lead.gone();
         self.finish(Err("the keeper is gone".to_string()));
-    }
-
-    fn stop_serving(&self) {
-        self.control.holding(false);
     }
 
     /// Reports about an earlier vote are history.
