@@ -312,7 +312,7 @@ impl Driver {
         if !bootstrap::initialises(&s.me, &members) {
             return;
         }
-        let list: BTreeMap<NodeId, Node> = members.into_iter().map(|m| (m.id, Node::default())).collect();
+        let list: BTreeMap<NodeId, Node> = members.into_iter().map(|m| (m.id, Node)).collect();
         info!("fresh cluster: this node writes the first list of {} members", list.len());
         if let Err(e) = s.raft().initialize(list).await {
             debug!("initialise: {e}");
