@@ -60,6 +60,8 @@ pub struct Holder {
     control: Control,
     lead: Lead,
     ordered: RefCell<Option<(VoteId, Instant)>>,
+    /// The last vote whose hold the keeper has ended.
+    ended: RefCell<Option<VoteId>>,
     held: Cell<bool>,
     held_since: Cell<Instant>,
     gains: Cell<u64>,
@@ -83,6 +85,7 @@ impl Holder {
             control,
             lead,
             ordered: RefCell::new(None),
+            ended: RefCell::new(None),
             held: Cell::new(false),
             held_since: Cell::new(Instant::default()),
             gains: Cell::new(0),
@@ -155,6 +158,8 @@ impl Holder {
         while let Ok(event) = events.recv().await {
             match event {
                 Event::Hold { vote, until } => {
+                    // Before the address is there: a client that comes with the first announcement must find a server.
+                    self.control.holding(self.ended.borrow().as_ref() != Some(&vote));
                     self.send(Order::Hold { vote: key(&vote), until });
                     *self.ordered.borrow_mut() = Some((vote, until));
                 }
@@ -228,7 +233,6 @@ impl Holder {
         self.held_since.set(now());
         self.gains.set(self.gains.get() + 1);
         self.refusals.set(0);
-        self.control.holding(true);
         info!("holding {} (term {}), added in {:.1} ms", self.name, vote.term, ms(took));
     }
 
@@ -236,7 +240,7 @@ impl Holder {
         if !self.is_newest(vote) {
             return;
         }
-        self.control.holding(false);
+        self.end_vote();
         if self.held.replace(false) {
             let held_for = (now() - self.held_since.get()).as_millis();
             info!("released {}: {why}; gone in {:.1} ms, held for {held_for} ms", self.name, ms(took));
@@ -249,6 +253,7 @@ impl Holder {
         if !self.is_newest(vote) {
             return;
         }
+        self.end_vote();
         error!("can't hold {}: {why}", self.name);
         match why {
             RefusedWhy::Stopping => {}
@@ -302,6 +307,12 @@ impl Holder {
         self.lead.set_fit(false);
         self.lead.gone();
         self.finish(Err("the keeper is gone".to_string()));
+    }
+
+    /// Orders under this vote that are still under way must not make the balancer serve again.
+    fn end_vote(&self) {
+        *self.ended.borrow_mut() = self.ordered.borrow().as_ref().map(|(vote, _)| vote.clone());
+        self.control.holding(false);
     }
 
     /// Reports about an earlier vote are history.

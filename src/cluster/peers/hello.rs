@@ -100,7 +100,7 @@ mod tests {
 
     #[test]
     fn strangers_are_refused_with_the_way_out() {
-        let own = hello("a", "");
+        let own = hello("a", "a");
         let peers = [
             (NodeId::new("b").unwrap(), "10.0.0.2".parse().unwrap()),
             (NodeId::new("c").unwrap(), "10.0.0.3".parse().unwrap()),
