@@ -305,7 +305,8 @@ impl Driver {
         let s = &self.shared;
         let me = Member { id: s.me.clone(), empty: Some(s.is_empty()), starts: s.spec.start_as_leader };
         let others = s.peers.iter().map(|p| {
-            let flags = p.flags().filter(|_| p.calls.is_connected());
+            // One that is still quiet could not vote for us: campaigning now would only cost a round.
+            let flags = p.flags().filter(|f| f.awake && p.calls.is_connected());
             Member { id: p.id.clone(), empty: flags.map(|f| f.empty), starts: flags.is_some_and(|f| f.starts) }
         });
         let members: Vec<Member> = others.chain([me]).collect();

@@ -50,7 +50,7 @@ impl Client {
         let peer = self.shared.peers.iter().find(|p| p.id == self.target);
         let peer = peer.ok_or_else(|| format!("{} is not in this node's configuration", self.target))?;
         let asked = now();
-        let call = async { peer.calls.call(self.shared.flags(), &request).await.map_err(|e| e.to_string()) };
+        let call = async { peer.calls.call(self.shared.flags(), &request, asked).await.map_err(|e| e.to_string()) };
         let late = async {
             sleep(limit).await;
             Err(format!("no answer within {} ms", limit.as_millis()))

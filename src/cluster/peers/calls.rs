@@ -3,6 +3,7 @@
 use super::message::{Request, Response};
 use super::wire::{self, Flags, Kind};
 use crate::cluster::wake::Wake;
+use crate::sys::clock::Instant;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -40,6 +41,8 @@ struct Pending {
 #[derive(Default)]
 pub struct Calls {
     connected: Cell<bool>,
+    asked: Cell<Instant>,
+    answered: Cell<Instant>,
     next_id: Cell<u64>,
     queue: RefCell<VecDeque<Vec<u8>>>,
     pending: RefCell<BTreeMap<u64, Pending>>,
@@ -60,7 +63,7 @@ impl Drop for Ticket<'_> {
 
 impl Calls {
     /// Sends a request and waits for its answer; bound the wait from outside.
-    pub async fn call(&self, flags: Flags, request: &Request) -> Result<Response, CallError> {
+    pub async fn call(&self, flags: Flags, request: &Request, now: Instant) -> Result<Response, CallError> {
         if !self.connected.get() {
             return Err(CallError::NotConnected);
         }
@@ -74,6 +77,7 @@ impl Calls {
         self.pending.borrow_mut().insert(id, Pending { answer: None, wake: wake.clone() });
         let _ticket = Ticket { calls: self, id };
         self.queue.borrow_mut().push_back(frame);
+        self.asked.set(now);
         self.wake.wake();
         loop {
             wake.wait().await;
@@ -94,9 +98,20 @@ impl Calls {
         self.connected.get()
     }
 
+    /// When something was last asked over this connection.
+    pub(super) fn last_asked(&self) -> Instant {
+        self.asked.get()
+    }
+
+    /// When something was last answered over this connection, or it came up.
+    pub(super) fn last_answered(&self) -> Instant {
+        self.answered.get()
+    }
+
     /// A connection came up.
-    pub(super) fn connect(&self) {
+    pub(super) fn connect(&self, now: Instant) {
         self.connected.set(true);
+        self.answered.set(now);
     }
 
     /// The connection ended: every waiting caller gets [`CallError::Lost`].
@@ -120,7 +135,8 @@ impl Calls {
     }
 
     /// Hands an answer to its caller.
-    pub(super) fn answered(&self, id: u64, response: Response) {
+    pub(super) fn answered(&self, id: u64, response: Response, now: Instant) {
+        self.answered.set(now);
         if let Some(call) = self.pending.borrow_mut().get_mut(&id) {
             call.answer = Some(response);
             call.wake.wake();

@@ -50,7 +50,7 @@ pub async fn keep_connected(shared: Rc<Shared>, index: usize) {
 fn peer_up(shared: &Shared, peer: &Peer) {
     info!("peer {}: connected to {}", peer.id, peer.address);
     peer.clear_problem();
-    peer.calls.connect();
+    peer.calls.connect(now());
     shared.peer_came_up(&peer.id);
 }
 
@@ -135,8 +135,9 @@ async fn read_answer(peer: &Peer, input: &mut Reader<'_>) -> Result<(), Broken> 
         return Err(wire::Bad::Kind(header.kind as u8).into());
     }
     let response: Response = wire::parse_payload(&payload)?;
-    peer.heard(now(), header.flags);
-    peer.calls.answered(header.id, response);
+    let now = now();
+    peer.heard(now, header.flags);
+    peer.calls.answered(header.id, response, now);
     Ok(())
 }
 
@@ -145,12 +146,12 @@ async fn read_answer(peer: &Peer, input: &mut Reader<'_>) -> Result<(), Broken> 
 async fn watch(shared: &Shared, peer: &Peer) -> Broken {
     let patience = (shared.lease() * 2).max(Duration::from_secs(1));
     loop {
-        sleep(if shared.is_empty() { PING_FRESH } else { PING }).await;
-        let quiet = peer.last_contact().is_none_or(|t| now() - t >= PING_FRESH);
-        if quiet {
+        let pause = if shared.is_empty() { PING_FRESH } else { PING };
+        sleep(pause).await;
+        if now() - peer.calls.last_asked() >= pause {
             ping(shared.flags(), peer, patience).await;
         }
-        if peer.last_contact().is_none_or(|t| now() - t >= patience) {
+        if now() - peer.calls.last_answered() >= patience {
             return Broken::Silent(patience);
         }
     }
@@ -158,7 +159,7 @@ async fn watch(shared: &Shared, peer: &Peer) -> Broken {
 
 async fn ping(flags: Flags, peer: &Peer, patience: Duration) {
     let asked = now();
-    let answer = within(patience, async { Ok(peer.calls.call(flags, &Request::Ping).await) }).await;
+    let answer = within(patience, async { Ok(peer.calls.call(flags, &Request::Ping, asked).await) }).await;
     match answer {
         Ok(Ok(_)) => peer.round_trip(now() - asked),
         other => debug!("peer {}: ping: {other:?}", peer.id),
