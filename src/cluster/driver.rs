@@ -173,7 +173,12 @@ impl Driver {
         if unwilling && let Some(to) = self.successor(now, m) {
             return self.hand_over(now, vote, to).await;
         }
-        if spent || self.shared.is_stopping() || (!can_hold && !unwilling) {
+        let too_late = !spent && !can_hold && !unwilling;
+        if too_late {
+            let lease = self.shared.lease().as_millis();
+            warn!("no majority acknowledged within {lease} ms of winning {vote}: is the timing too tight for this network?");
+        }
+        if spent || self.shared.is_stopping() || too_late {
             return self.step_down(now, m).await;
         }
         self.beat(now).await

@@ -10,7 +10,9 @@ use super::wake::Wake;
 use super::{Spec, runtime};
 use crate::sys::clock::Instant;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 /// Shared by all tasks of the cluster part; one thread.
@@ -220,7 +222,7 @@ pub struct Peer {
     round_trip: Cell<Duration>,
     problem: RefCell<Option<String>>,
     caller: Cell<u64>,
-    caller_changed: Wake,
+    callers: RefCell<Vec<Waker>>,
 }
 
 impl Peer {
@@ -235,7 +237,7 @@ impl Peer {
             round_trip: Cell::new(Duration::ZERO),
             problem: RefCell::new(Some("not connected yet".to_string())),
             caller: Cell::new(0),
-            caller_changed: Wake::default(),
+            callers: RefCell::default(),
         }
     }
 
@@ -283,14 +285,23 @@ impl Peer {
     /// A new connection of this peer takes over; returns its turn for [`Peer::replaced`].
     pub fn new_caller(&self) -> u64 {
         self.caller.set(self.caller.get() + 1);
-        self.caller_changed.wake();
+        self.callers.borrow_mut().drain(..).for_each(Waker::wake);
         self.caller.get()
     }
 
     /// Waits until a newer connection has taken over.
     pub async fn replaced(&self, turn: u64) {
-        while self.caller.get() == turn {
-            self.caller_changed.wait().await;
-        }
+        poll_fn(|cx| {
+            if self.caller.get() != turn {
+                return Poll::Ready(());
+            }
+            // Two may wait at a time, the old one and the new one; each once, however often it is polled.
+            let mut callers = self.callers.borrow_mut();
+            if !callers.iter().any(|waiting| waiting.will_wake(cx.waker())) {
+                callers.push(cx.waker().clone());
+            }
+            Poll::Pending
+        })
+        .await;
     }
 }
