@@ -5,6 +5,7 @@
 //!    ▲── gone, fit ──────────────────────┘
 //! ```
 
+mod guard;
 mod holder;
 mod single;
 
@@ -22,9 +23,6 @@ pub use single::hold_of;
 use smol::LocalExecutor;
 use std::rc::Rc;
 use std::time::Duration;
-
-/// After this the daemon ends however far its shutdown came; the keeper removes the VIP in any case.
-const STOP_LIMIT: Duration = Duration::from_millis(2500);
 
 /// Runs the daemon until it is told to stop (true), or can't go on (false, with the reason in the log). `link` leads to the
 /// keeper; without one this node never holds.
@@ -94,7 +92,7 @@ impl Daemon {
             self.control.stop_accepting();
             self.holder.stop().await;
         };
-        orderly.or(runtime::sleep(STOP_LIMIT)).await;
+        orderly.or(runtime::sleep(self.holder.stop_limit())).await;
         info!("stopped in {} ms", (now() - begun).as_millis());
         ended
     }

@@ -163,7 +163,7 @@ impl Kept {
 
     fn let_go(&mut self) -> Duration {
         self.holding = None;
-        self.send(Order::LetGo);
+        self.send(Order::LetGo { vote: VoteKey::default() });
         self.gone(GoneWhy::LetGo)
     }
 

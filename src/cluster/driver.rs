@@ -8,7 +8,7 @@ use super::rules::rank::{self, Candidate};
 use super::rules::successor::{self, Follower};
 use super::runtime::{now, sleep_until};
 use super::shared::Shared;
-use super::types::{Node, NodeId, RaftMetrics, ServerState, Vote, VoteRequest};
+use super::types::{Node, NodeId, RaftMetrics, ServerState};
 use super::vote::VoteId;
 use crate::sys::clock::Instant;
 use log::{debug, info, warn};
@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// How often an uninitialised node looks whether it should write the first membership.
 const FRESH_LOOK: Duration = Duration::from_millis(50);
+/// A fresh cluster that can't begin is told about this often.
+const STUCK: Duration = Duration::from_secs(10);
 /// After this many campaigns without a leader, tries come at the pace of the lease.
 const EAGER_TRIES: u32 = 20;
 
@@ -35,6 +37,10 @@ pub struct Driver {
     seen: Option<(u64, Option<NodeId>)>,
     handing_over: Option<HandOver>,
     stop_by: Option<Instant>,
+    /// When the running vote was told to let go: its heartbeats ended then.
+    let_go: Option<(VoteId, Instant)>,
+    /// When this node began to wait for a log to come from somewhere.
+    fresh_since: Option<Instant>,
 }
 
 /// A transfer under way.
@@ -57,6 +63,8 @@ impl Driver {
             seen: None,
             handing_over: None,
             stop_by: None,
+            let_go: None,
+            fresh_since: None,
         }
     }
 
@@ -88,13 +96,14 @@ impl Driver {
     /// One look at everything; returns when to look again at the latest.
     async fn turn(&mut self, m: &RaftMetrics) -> Instant {
         let now = now();
+        self.shared.set_log(m.last_log_index.is_some());
         self.shared.set_empty(m.last_log_index.is_none() && m.vote.leader_id.term == 0);
         self.note_leader(now, m);
         let leading = self.leading(m);
         let may_hold = self.shared.is_fit() && !self.shared.is_stopping() && self.handing_over.is_none();
         let order = self.shared.hold.borrow_mut().step(now, leading.as_ref(), may_hold);
         if let Some(order) = order {
-            self.deliver(order);
+            self.deliver(now, order);
         }
         let hold_deadline = self.shared.hold.borrow().deadline();
         let next = match leading {
@@ -115,12 +124,13 @@ impl Driver {
         Some(Leading { vote, campaigned_at, quorum_acked: m.last_quorum_acked.map(|t| t.into_inner()) })
     }
 
-    fn deliver(&self, order: Order) {
+    fn deliver(&mut self, now: Instant, order: Order) {
         let event = match order {
             Order::Hold { vote, until } => Event::Hold { vote, until },
             Order::LetGo { vote, why } => {
                 info!("letting the VIP go ({vote}): {why}");
-                Event::LetGo
+                self.let_go = Some((vote.clone(), now));
+                Event::LetGo { vote }
             }
         };
         self.tell(event);
@@ -160,7 +170,7 @@ impl Driver {
                 return hand_over.give_up;
             }
             warn!("{} did not take the leadership within {} ms", hand_over.to, (now - hand_over.started).as_millis());
-            return self.step_down(now, m).await;
+            return self.step_down(now, vote).await;
         }
         let (spent, can_hold, may_be_held) = {
             let hold = self.shared.hold.borrow();
@@ -170,7 +180,7 @@ impl Driver {
         if may_be_held && (spent || unwilling) {
             return now + self.shared.heartbeat(); // the keeper's confirmation rings
         }
-        if unwilling && let Some(to) = self.successor(now, m) {
+        if unwilling && let Some(to) = self.successor(now, vote, m) {
             return self.hand_over(now, vote, to).await;
         }
         let too_late = !spent && !can_hold && !unwilling;
@@ -179,7 +189,7 @@ impl Driver {
             warn!("no majority acknowledged within {lease} ms of winning {vote}: is the timing too tight for this network?");
         }
         if spent || self.shared.is_stopping() || too_late {
-            return self.step_down(now, m).await;
+            return self.step_down(now, vote).await;
         }
         self.beat(now).await
     }
@@ -192,7 +202,8 @@ impl Driver {
         self.next_heartbeat
     }
 
-    fn successor(&self, now: Instant, m: &RaftMetrics) -> Option<NodeId> {
+    fn successor(&self, now: Instant, vote: &VoteId, m: &RaftMetrics) -> Option<NodeId> {
+        let beating_until = self.let_go.as_ref().filter(|(v, _)| v == vote).map_or(now, |(_, at)| *at);
         let followers = self.shared.peers.iter().map(|p| {
             let flags = p.flags().unwrap_or_default();
             let matched = m.replication.as_ref().and_then(|r| r.get(&p.id)).and_then(|id| id.as_ref().map(|id| id.index));
@@ -207,7 +218,7 @@ impl Driver {
             }
         });
         let followers: Vec<Follower> = followers.collect();
-        successor::choose(now, self.shared.heartbeat(), &followers).map(|f| f.id.clone())
+        successor::choose(beating_until, self.shared.heartbeat(), &followers).map(|f| f.id.clone())
     }
 
     async fn hand_over(&mut self, now: Instant, vote: &VoteId, to: NodeId) -> Instant {
@@ -219,15 +230,10 @@ impl Driver {
         give_up
     }
 
-    /// Leaves a leadership under which this node may not speak any more. openraft has no call for that, but it steps down when it
-    /// hears of a higher vote: one of the next term that nobody stands for.
-    async fn step_down(&mut self, now: Instant, m: &RaftMetrics) -> Instant {
-        let vote = Vote::new(m.current_term.saturating_add(1), NodeId::nobody());
-        let last_log_id = self.shared.raft().data_metrics().borrow_watched().last_log.clone();
-        let request = VoteRequest { vote, last_log_id, leadership_transfer: true };
-        match self.shared.raft().vote(request).await {
-            Ok(answer) if answer.vote_granted => info!("stepped down from term {}", m.current_term),
-            other => warn!("could not step down from term {}: {other:?}; trying again", m.current_term),
+    async fn step_down(&mut self, now: Instant, vote: &VoteId) -> Instant {
+        match self.shared.step_down(vote).await {
+            true => info!("stepped down ({vote})"),
+            false => warn!("could not step down ({vote}); trying again"),
         }
         self.handing_over = None;
         self.shared.granted(now);
@@ -243,7 +249,7 @@ impl Driver {
             return later;
         }
         if m.last_log_index.is_none() {
-            self.bootstrap().await;
+            self.bootstrap(now).await;
             return now + FRESH_LOOK;
         }
         if self.shared.hold.borrow().may_be_held(now) {
@@ -306,12 +312,13 @@ impl Driver {
     }
 
     /// Writes the first membership where it is this node's turn; the others are found by raft.
-    async fn bootstrap(&mut self) {
-        let s = &self.shared;
+    async fn bootstrap(&mut self, now: Instant) {
+        let s = self.shared.clone();
+        self.warn_where_nobody_has_a_log(now);
         let me = Member { id: s.me.clone(), empty: Some(s.is_empty()), starts: s.spec.start_as_leader };
         let others = s.peers.iter().map(|p| {
-            // One that is still quiet could not vote for us: campaigning now would only cost a round.
-            let flags = p.flags().filter(|f| f.awake && p.calls.is_connected());
+            // One that is empty and still quiet could not vote for us: campaigning now would only cost a round.
+            let flags = p.flags().filter(|f| p.calls.is_connected() && (f.awake || !f.empty));
             Member { id: p.id.clone(), empty: flags.map(|f| f.empty), starts: flags.is_some_and(|f| f.starts) }
         });
         let members: Vec<Member> = others.chain([me]).collect();
@@ -319,9 +326,30 @@ impl Driver {
             return;
         }
         let list: BTreeMap<NodeId, Node> = members.into_iter().map(|m| (m.id, Node)).collect();
+        self.last_try = Some(now); // initialise campaigns by itself
         info!("fresh cluster: this node writes the first list of {} members", list.len());
         if let Err(e) = s.raft().initialize(list).await {
             debug!("initialise: {e}");
+        }
+    }
+
+    /// A vote without any log anywhere: the first member list was lost with the node that wrote it. Nothing can elect then.
+    fn warn_where_nobody_has_a_log(&mut self, now: Instant) {
+        let s = &self.shared;
+        let connected: Vec<_> = s.peers.iter().filter(|p| p.calls.is_connected()).collect();
+        let majority = (connected.len() + 1) * 2 > s.peers.len() + 1;
+        let nobody = connected.iter().all(|p| p.flags().is_some_and(|f| !f.log));
+        let voted = !s.is_empty() || connected.iter().any(|p| p.flags().is_some_and(|f| !f.empty));
+        let stuck = majority && nobody && voted;
+        if !stuck {
+            self.fresh_since = None;
+        } else if now - *self.fresh_since.get_or_insert(now) >= STUCK {
+            self.fresh_since = Some(now);
+            log::error!(
+                "no node that is connected has the list of members, but some have voted: start the missing node, or stop all nodes, \
+                 remove {} on each and start them",
+                s.spec.state_dir.display()
+            );
         }
     }
 

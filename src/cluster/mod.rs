@@ -82,7 +82,10 @@ pub enum Event {
         until: Instant,
     },
     /// It must go now.
-    LetGo,
+    LetGo {
+        /// The vote that ended with this.
+        vote: VoteId,
+    },
     /// The cluster part can't go on.
     Failed(String),
 }
@@ -163,9 +166,11 @@ impl Cluster {
             runtime::spawn(peers::keep_connected(self.shared.clone(), index));
         }
         let driver = driver::Driver::new(self.shared.clone(), sender.clone());
+        let shared = self.shared.clone();
         runtime::spawn(async move {
             let why = driver.run().await;
             let _ = sender.force_send(Event::Failed(why));
+            shared.set_stopped(); // nobody else would end a stop
         });
         events
     }

@@ -39,7 +39,8 @@ impl Client {
     async fn call(&self, request: Request, limit: Duration) -> Result<Response, Unreachable> {
         let failed = match self.try_call(request, limit).await {
             Ok(Response::Unavailable(why)) => why,
-            Ok(response) => return Ok(response),
+            Ok(response) if response.vote().is_none_or(|vote| self.shared.is_plausible(vote)) => return Ok(response),
+            Ok(_) => "its term can't be: is its state damaged?".to_string(),
             Err(why) => why,
         };
         sleep(PACE).await;
@@ -55,11 +56,16 @@ impl Client {
             sleep(limit).await;
             Err(format!("no answer within {} ms", limit.as_millis()))
         };
-        let answer = call.or(late).await;
-        if answer.is_ok() {
-            peer.round_trip(now() - asked);
+        call.or(late).await
+    }
+
+    /// A spent vote no longer speaks as leader.
+    async fn not_spent(&self, vote: &Vote) -> Result<(), Unreachable> {
+        if !self.shared.hold.borrow().is_spent(&VoteId::of(vote)) {
+            return Ok(());
         }
-        answer
+        sleep(PACE).await;
+        Err(Unreachable::from_string("this vote is spent: it no longer speaks as leader"))
     }
 }
 
@@ -75,10 +81,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         rpc: AppendEntriesRequest,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse, RPCError> {
-        if self.shared.hold.borrow().is_spent(&VoteId::of(&rpc.vote)) {
-            sleep(PACE).await;
-            return Err(RPCError::Unreachable(Unreachable::from_string("this vote is spent: it no longer speaks as leader")));
-        }
+        self.not_spent(&rpc.vote).await?;
         match self.call(Request::Append(rpc), option.hard_ttl()).await? {
             Response::Append(answer) => Ok(answer),
             _ => Err(wrong_answer().into()),
@@ -87,7 +90,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
 
     async fn vote(&mut self, rpc: VoteRequest, option: RPCOption) -> Result<VoteResponse, RPCError> {
         self.shared.campaigns(VoteId::of(&rpc.vote), now());
-        match self.call(Request::Vote(rpc), option.hard_ttl()).await? {
+        let told_by = self.shared.told_by().filter(|_| rpc.leadership_transfer);
+        match self.call(Request::Vote(rpc, told_by), option.hard_ttl()).await? {
             Response::Vote(answer) => Ok(answer),
             _ => Err(wrong_answer().into()),
         }
@@ -107,6 +111,7 @@ impl RaftNetworkV2<TypeConfig> for Client {
         _cancel: impl Future<Output = ReplicationClosed> + 'static,
         option: RPCOption,
     ) -> Result<SnapshotResponse, StreamingError> {
+        self.not_spent(&vote).await?;
         match self.call(Request::Snapshot(vote, snapshot.meta), option.hard_ttl()).await? {
             Response::Snapshot(answer) => Ok(answer),
             _ => Err(wrong_answer().into()),

@@ -4,16 +4,22 @@ use super::peers::Calls;
 use super::peers::hello::Hello;
 use super::peers::wire::Flags;
 use super::rules::hold::HoldRule;
-use super::types::{NodeId, Raft, Vote};
+use super::types::{NodeId, Raft, Vote, VoteRequest};
 use super::vote::VoteId;
 use super::wake::Wake;
 use super::{Spec, runtime};
 use crate::sys::clock::Instant;
+use openraft::async_runtime::watch::WatchReceiver;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Poll, Waker};
 use std::time::Duration;
+
+/// How many earlier runs of a peer are remembered.
+const RUNS: usize = 8;
+/// No honest node is this many terms ahead of another.
+const TERM_LEAP: u64 = 1 << 32;
 
 /// Shared by all tasks of the cluster part; one thread.
 pub struct Shared {
@@ -40,9 +46,11 @@ pub struct Shared {
     stopped_wake: Wake,
     fit: Cell<bool>,
     empty: Cell<bool>,
+    log: Cell<bool>,
     heard_leader: Cell<Option<Instant>>,
     granted: Cell<Option<Instant>>,
     campaign: RefCell<Option<(VoteId, Instant)>>,
+    told_by: RefCell<Option<Vote>>,
     raft: OnceCell<Raft>,
 }
 
@@ -66,9 +74,11 @@ impl Shared {
             stopped_wake: Wake::default(),
             fit: Cell::new(spec.fit),
             empty: Cell::new(true),
+            log: Cell::new(false),
             heard_leader: Cell::new(None),
             granted: Cell::new(None),
             campaign: RefCell::new(None),
+            told_by: RefCell::new(None),
             raft: OnceCell::new(),
             spec,
         }
@@ -87,7 +97,13 @@ impl Shared {
     /// What every frame tells of this node.
     pub fn flags(&self) -> Flags {
         let awake = runtime::now() >= self.quiet_until;
-        Flags { fit: self.fit.get() && !self.stopping.get(), empty: self.empty.get(), starts: self.spec.start_as_leader, awake }
+        Flags {
+            fit: self.fit.get() && !self.stopping.get(),
+            empty: self.empty.get(),
+            starts: self.spec.start_as_leader,
+            awake,
+            log: self.log.get(),
+        }
     }
 
     /// The lease.
@@ -142,6 +158,11 @@ impl Shared {
         self.empty.set(empty);
     }
 
+    /// Whether this node has any log, and with it the list of members.
+    pub fn set_log(&self, log: bool) {
+        self.log.set(log);
+    }
+
     /// A leader's AppendEntries was accepted.
     pub fn heard_leader(&self, now: Instant) {
         self.heard_leader.set(Some(now));
@@ -153,12 +174,19 @@ impl Shared {
         self.wake.wake();
     }
 
-    /// The leader named `who` as its successor. Its own lease is over with that; a node that is not named waits for the other's
-    /// campaign as for one it voted for.
-    pub fn told_to_stand(&self, who: &NodeId) {
-        if !self.is_me(who) {
+    /// The leader under `vote` named `who` as its successor. Its own lease is over with that; a node that is not named waits for
+    /// the other's campaign as for one it voted for.
+    pub fn told_to_stand(&self, who: &NodeId, vote: Vote) {
+        if self.is_me(who) {
+            *self.told_by.borrow_mut() = Some(vote);
+        } else {
             self.granted.set(Some(runtime::now()));
         }
+    }
+
+    /// The vote of the leader that last told this node to campaign.
+    pub fn told_by(&self) -> Option<Vote> {
+        self.told_by.borrow().clone()
     }
 
     /// When a leader was last heard, and when a vote was last granted.
@@ -181,14 +209,24 @@ impl Shared {
 
     /// The last flushed vote.
     pub fn own_vote(&self) -> Vote {
-        use openraft::async_runtime::watch::WatchReceiver;
         self.raft().metrics().borrow_watched().vote.clone()
     }
 
-    /// Its term, if it is the vote of an established leader.
-    pub fn committed_term(&self) -> Option<u64> {
-        let vote = self.own_vote();
-        vote.committed.then_some(vote.leader_id.term)
+    /// Leaves a leadership under which this node may not speak any more. openraft has no call for that, but it steps down when
+    /// it hears of a higher vote: one just above its own, that nobody stands for. Where it follows another by now, that vote is
+    /// too low and changes nothing. Returns whether this node does not lead under `vote` any more.
+    pub async fn step_down(&self, vote: &VoteId) -> bool {
+        let above = Vote::new(vote.term, vote.node.just_above());
+        let last_log_id = self.raft().data_metrics().borrow_watched().last_log.clone();
+        let request = VoteRequest { vote: above, last_log_id, leadership_transfer: true };
+        self.raft().vote(request).await.is_ok_and(|answer| VoteId::of(&answer.vote) > *vote)
+    }
+
+    /// Whether a vote's term can be honest. A damaged one far ahead would be taken over by every node and, near the end of the
+    /// numbers, end all elections; a real cluster needs centuries to get that far ahead.
+    pub fn is_plausible(&self, vote: &Vote) -> bool {
+        let own = self.raft().metrics().borrow_watched().current_term;
+        vote.leader_id.term <= own.saturating_add(TERM_LEAP)
     }
 
     /// A connection to this peer came up: replication need not wait for its back-off.
@@ -223,6 +261,8 @@ pub struct Peer {
     problem: RefCell<Option<String>>,
     caller: Cell<u64>,
     callers: RefCell<Vec<Waker>>,
+    /// Its last few incarnations, newest last.
+    runs: RefCell<Vec<u64>>,
 }
 
 impl Peer {
@@ -238,6 +278,7 @@ impl Peer {
             problem: RefCell::new(Some("not connected yet".to_string())),
             caller: Cell::new(0),
             callers: RefCell::default(),
+            runs: RefCell::default(),
         }
     }
 
@@ -280,6 +321,21 @@ impl Peer {
     /// There is one.
     pub fn clear_problem(&self) {
         *self.problem.borrow_mut() = None;
+    }
+
+    /// Notes which run of the peer this is. True: an earlier one is back, which no restart explains; told once.
+    pub fn returns(&self, incarnation: u64) -> bool {
+        let mut runs = self.runs.borrow_mut();
+        let back = runs.iter().rev().skip(1).any(|run| *run == incarnation);
+        if !runs.contains(&incarnation) {
+            runs.push(incarnation);
+        } else if back {
+            runs.clear();
+        }
+        if runs.len() > RUNS {
+            runs.remove(0);
+        }
+        back
     }
 
     /// A new connection of this peer takes over; returns its turn for [`Peer::replaced`].

@@ -83,10 +83,10 @@ impl NodeId {
         }
     }
 
-    /// A node that does not exist and sorts before every one that a configuration can name: a vote for it makes a leader step
+    /// A node that does not exist and sorts right after this one: no configured name has a NUL. A vote for it makes this node step
     /// down without electing anybody.
-    pub fn nobody() -> Self {
-        Self("!".into())
+    pub fn just_above(&self) -> Self {
+        Self(format!("{}\0", self.0).into())
     }
 
     /// The name.
@@ -158,7 +158,9 @@ impl<'de> Deserialize<'de> for NodeId {
                 f.write_str("a node's id")
             }
             fn visit_str<E: de::Error>(self, name: &str) -> Result<NodeId, E> {
-                NodeId::new(name).map_err(E::custom)
+                let known = name.strip_suffix('\0').unwrap_or(name); // see just_above
+                NodeId::new(known).map_err(E::custom)?;
+                Ok(NodeId(name.into()))
             }
         }
         deserializer.deserialize_str(Name)

@@ -1,5 +1,6 @@
 //! Between cluster, keeper and balancer: passes orders on, and acts on what the keeper reports.
 
+use super::guard::Keeper;
 use super::single::Single;
 use crate::balancer::Control;
 use crate::cluster::vote::VoteId;
@@ -7,7 +8,7 @@ use crate::cluster::wake::Wake;
 use crate::cluster::{Cluster, Event, runtime};
 use crate::config::Config;
 use crate::sys::clock::{Instant, now};
-use crate::vip::{self, GoneWhy, KeeperLink, Order, RefusedWhy, Report, VoteKey};
+use crate::vip::{GoneWhy, KeeperLink, Order, RefusedWhy, Report, VoteKey};
 use log::{error, info, warn};
 use smol::channel::Receiver;
 use std::cell::{Cell, RefCell};
@@ -22,8 +23,6 @@ const STAND_BACK_MAX: Duration = Duration::from_secs(60);
 const RESETS: Duration = Duration::from_millis(3);
 /// When to ask the network who has the VIP: late enough to have heard of a leader, whose answer would be no surprise.
 const PROBE_AFTER: Duration = Duration::from_millis(500);
-/// How often a daemon without keeper looks whether the kernel has dropped the VIP.
-const LOOK: Duration = Duration::from_millis(100);
 
 /// Who says how long the VIP may be held.
 #[derive(Clone)]
@@ -35,10 +34,16 @@ pub enum Lead {
 }
 
 impl Lead {
-    fn gone(&self) {
+    pub(super) fn gone(&self) {
         match self {
             Lead::Cluster(cluster) => cluster.vip_gone(),
             Lead::Single(single) => single.next_term(),
+        }
+    }
+
+    fn next_vote(&self) {
+        if let Lead::Single(single) = self {
+            single.next_term();
         }
     }
 
@@ -52,23 +57,25 @@ impl Lead {
 
 /// The daemon's side of the hold.
 pub struct Holder {
-    vip: IpAddr,
+    pub(super) vip: IpAddr,
     /// `10.0.0.100 on eth0`, for the log.
-    name: String,
-    hold: Duration,
-    link: Option<Rc<KeeperLink>>,
-    control: Control,
-    lead: Lead,
-    ordered: RefCell<Option<(VoteId, Instant)>>,
+    pub(super) name: String,
+    pub(super) hold: Duration,
+    pub(super) link: Option<Rc<KeeperLink>>,
+    pub(super) control: Control,
+    pub(super) lead: Lead,
+    pub(super) ordered: RefCell<Option<(VoteId, Instant)>>,
     /// The last vote whose hold the keeper has ended.
-    ended: RefCell<Option<VoteId>>,
-    held: Cell<bool>,
+    pub(super) ended: RefCell<Option<VoteId>>,
+    pub(super) held: Cell<bool>,
     held_since: Cell<Instant>,
     gains: Cell<u64>,
     link_up: Cell<bool>,
     refusals: Cell<u32>,
     standing_back: Cell<bool>,
-    gone: Wake,
+    pub(super) keeper: Cell<Keeper>,
+    pub(super) dropped: Wake,
+    pub(super) gone: Wake,
     end: RefCell<Option<Result<(), String>>>,
     end_ring: Wake,
 }
@@ -92,6 +99,8 @@ impl Holder {
             link_up: Cell::new(true),
             refusals: Cell::new(0),
             standing_back: Cell::new(false),
+            keeper: Cell::new(Keeper::Well),
+            dropped: Wake::default(),
             gone: Wake::default(),
             end: RefCell::new(None),
             end_ring: Wake::default(),
@@ -100,6 +109,7 @@ impl Holder {
         if let Some(link) = holder.link.clone() {
             runtime::spawn(holder.clone().carry_reports(link));
             runtime::spawn(holder.clone().probe());
+            runtime::spawn(holder.clone().watch_the_address());
         }
         holder
     }
@@ -135,13 +145,15 @@ impl Holder {
 
     /// Lets go and hands over.
     pub async fn stop(&self) {
+        self.without_keeper_wait_for_the_kernel().await;
         match &self.lead {
             Lead::Cluster(cluster) => cluster.stop().await,
             Lead::Single(single) => {
                 single.set_may_hold(false);
                 self.control.holding(false);
                 self.resets_leave().await;
-                self.send(Order::LetGo);
+                let vote = self.ordered.borrow().as_ref().map(|(vote, _)| key(vote)).unwrap_or_default();
+                self.send(Order::LetGo { vote });
                 while self.held.get() && self.link.is_some() {
                     self.gone.wait().await;
                 }
@@ -149,7 +161,7 @@ impl Holder {
         }
     }
 
-    fn finish(&self, end: Result<(), String>) {
+    pub(super) fn finish(&self, end: Result<(), String>) {
         self.end.borrow_mut().get_or_insert(end);
         self.end_ring.wake();
     }
@@ -163,10 +175,12 @@ impl Holder {
                     self.send(Order::Hold { vote: key(&vote), until });
                     *self.ordered.borrow_mut() = Some((vote, until));
                 }
-                Event::LetGo => {
+                Event::LetGo { vote } => {
                     self.control.holding(false);
                     self.resets_leave().await;
-                    self.send(Order::LetGo);
+                    self.send(Order::LetGo { vote: key(&vote) });
+                    // Also where its order to hold was never seen here: the answer is for this vote.
+                    self.ordered.borrow_mut().get_or_insert((vote.clone(), now())).0 = vote.clone();
                 }
                 Event::Failed(why) => self.finish(Err(format!("the cluster part ended: {why}"))),
             }
@@ -181,7 +195,7 @@ impl Holder {
         }
     }
 
-    fn send(&self, order: Order) {
+    pub(super) fn send(&self, order: Order) {
         if let Some(link) = &self.link
             && let Err(e) = link.send(order)
         {
@@ -199,6 +213,7 @@ impl Holder {
     }
 
     fn note(self: &Rc<Self>, report: Report) {
+        self.keeper_spoke();
         match report {
             Report::Held { vote, took } => self.gained(vote, took),
             Report::Gone { vote, why, took } => self.lost(vote, why, took),
@@ -257,7 +272,8 @@ impl Holder {
         error!("can't hold {}: {why}", self.name);
         match why {
             RefusedWhy::Stopping => {}
-            RefusedWhy::Spent => self.lead.gone(),
+            // raft's `Gone` for that vote has come, or is owed while the address is still there: only it opens the vote gate.
+            RefusedWhy::Spent => self.lead.next_vote(),
             RefusedWhy::Foreign | RefusedWhy::LinkGone | RefusedWhy::Kernel(_) => self.stand_back(),
         }
     }
@@ -289,28 +305,12 @@ impl Holder {
         }
     }
 
-    fn tell_fitness(&self) {
-        self.lead.set_fit(self.link_up.get() && !self.standing_back.get());
-    }
-
-    /// Keeps the lease alive until the kernel has dropped the VIP, because a peer must not take it while it is still here; then
-    /// ends. The unit starts both processes again.
-    async fn outlive_the_keeper(&self, why: &str) {
-        let bound = now() + vip::lifetime_bound(self.hold);
-        error!("the keeper is gone ({why}): waiting for the kernel to drop {}, then stopping", self.name);
-        while now() < bound && vip::present(self.vip).unwrap_or(true) {
-            runtime::sleep(LOOK).await;
-        }
-        self.control.holding(false);
-        self.held.set(false);
-        self.gone.wake();
-        self.lead.set_fit(false);
-        self.lead.gone();
-        self.finish(Err("the keeper is gone".to_string()));
+    pub(super) fn tell_fitness(&self) {
+        self.lead.set_fit(self.link_up.get() && !self.standing_back.get() && self.keeper.get() == Keeper::Well);
     }
 
     /// Orders under this vote that are still under way must not make the balancer serve again.
-    fn end_vote(&self) {
+    pub(super) fn end_vote(&self) {
         *self.ended.borrow_mut() = self.ordered.borrow().as_ref().map(|(vote, _)| vote.clone());
         self.control.holding(false);
     }

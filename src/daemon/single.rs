@@ -32,7 +32,7 @@ impl Single {
     /// Starts the clock. Without a keeper there is nothing to hold: the channel stays open and silent.
     pub fn start(config: &Config, has_keeper: bool) -> (Rc<Self>, Receiver<Event>) {
         let (sender, events) = bounded(4);
-        let node = NodeId::new(&config.local.id).unwrap_or_else(|_| NodeId::nobody());
+        let node = NodeId::new(&config.local.id).unwrap_or_else(|_| NodeId::from(0));
         let hold = hold_of(config);
         let single = Rc::new(Self { term: Cell::new(1), until: Cell::new(now() + hold), may_hold: Cell::new(has_keeper) });
         let clock = single.clone();

@@ -65,6 +65,12 @@ impl KeeperLink {
         }
     }
 
+    /// Whether the keeper has closed its end, told before all its reports are read.
+    pub fn is_gone(&self) -> bool {
+        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        matches!(recv(self.fd.as_fd().as_raw_fd(), &mut [0; wire::LEN], flags), Ok(0) | Err(Errno::ECONNRESET))
+    }
+
     /// The next report. Err (UnexpectedEof and others): the keeper is gone, and nothing more will come.
     pub async fn next(&self) -> io::Result<Report> {
         loop {
@@ -96,6 +102,8 @@ mod tests {
     use super::*;
     use crate::sys::clock::Instant;
 
+    const LET_GO: Order = Order::LetGo { vote: VoteKey { term: 9, node: 1 } };
+
     fn hold(n: u64) -> Order {
         Order::Hold { vote: VoteKey { term: n, node: 1 }, until: Instant::from_nanos(n) }
     }
@@ -123,9 +131,9 @@ mod tests {
             smol::future::yield_now().await;
         });
         assert_eq!(smol::block_on(both).0.ok(), Some(Report::Link { up: true }));
-        link.send(Order::LetGo).expect("room again");
+        link.send(LET_GO).expect("room again");
         let orders: Vec<_> = std::iter::from_fn(|| get(&keeper).ok().flatten()).filter_map(|p| Order::decode(&p)).collect();
-        assert_eq!(orders.last(), Some(&Order::LetGo));
+        assert_eq!(orders.last(), Some(&LET_GO));
         assert!(!orders.contains(&hold(sent)), "the older pending order is gone");
     }
 
@@ -139,6 +147,6 @@ mod tests {
         drop(keeper);
         assert_eq!(smol::block_on(link.next()).ok(), Some(report));
         assert_eq!(smol::block_on(link.next()).map_err(|e| e.kind()), Err(io::ErrorKind::UnexpectedEof));
-        assert!(link.send(Order::LetGo).is_err());
+        assert!(link.send(LET_GO).is_err());
     }
 }

@@ -41,7 +41,10 @@ pub enum Order {
         until: Instant,
     },
     /// Remove the VIP now and say when it is gone. Always answered with [`Report::Gone`], also where nothing was held.
-    LetGo,
+    LetGo {
+        /// This vote and all before it are spent; the answer names it, or the newer one that was held.
+        vote: VoteKey,
+    },
     /// Ask the network three times, 1 s apart, who has the VIP; an answer comes as [`Report::Claimed`], silence as nothing.
     Probe,
 }

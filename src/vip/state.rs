@@ -130,7 +130,7 @@ impl Machine {
     pub fn input(&mut self, input: Input, now: Instant) {
         match input {
             Input::Order(Order::Hold { vote, until }) => self.order(vote, until, now),
-            Input::Order(Order::LetGo) => self.let_go(now),
+            Input::Order(Order::LetGo { vote }) => self.let_go(vote, now),
             Input::Order(Order::Probe) => self.probing = Some(Schedule::probe(now)),
             Input::Answer(errno) => self.answered(errno, now),
             Input::Dump { ours, foreign } => self.dumped(Seen { ours, foreign }, now),
@@ -177,11 +177,17 @@ impl Machine {
         }
     }
 
-    fn let_go(&mut self, now: Instant) {
+    /// `vote` may be one whose hold never reached us in time: it is answered for all the same, the daemon waits for that.
+    fn let_go(&mut self, vote: VoteKey, now: Instant) {
         self.end(GoneWhy::LetGo, now);
-        if self.ending.is_none() {
-            self.ending = Some(Ending { vote: self.spent.unwrap_or_default(), why: GoneWhy::LetGo, since: now });
-            self.hinted = true;
+        let newest = self.spent.filter(|spent| spent.term >= vote.term).unwrap_or(vote);
+        self.spent = Some(newest);
+        match &mut self.ending {
+            Some(ending) => ending.vote = newest,
+            None => {
+                self.ending = Some(Ending { vote: newest, why: GoneWhy::LetGo, since: now });
+                self.hinted = true;
+            }
         }
     }
 

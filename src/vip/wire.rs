@@ -43,7 +43,7 @@ impl Order {
     pub fn encode(&self) -> Packet {
         match *self {
             Order::Hold { vote, until } => pack(1, 0, 0, [vote.term, vote.node, until.as_nanos()]),
-            Order::LetGo => pack(2, 0, 0, [0; 3]),
+            Order::LetGo { vote } => pack(2, 0, 0, [vote.term, vote.node, 0]),
             Order::Probe => pack(3, 0, 0, [0; 3]),
         }
     }
@@ -53,7 +53,7 @@ impl Order {
         let Fields { tag, words: [term, node, until], .. } = unpack(bytes)?;
         match tag {
             1 => Some(Order::Hold { vote: VoteKey { term, node }, until: Instant::from_nanos(until) }),
-            2 => Some(Order::LetGo),
+            2 => Some(Order::LetGo { vote: VoteKey { term, node } }),
             3 => Some(Order::Probe),
             _ => None,
         }
@@ -119,7 +119,9 @@ mod tests {
 
     #[test]
     fn orders_read_back() {
-        for order in [Order::Hold { vote: VOTE, until: Instant::from_nanos(u64::MAX) }, Order::LetGo, Order::Probe] {
+        for order in
+            [Order::Hold { vote: VOTE, until: Instant::from_nanos(u64::MAX) }, Order::LetGo { vote: VOTE }, Order::Probe]
+        {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
     }

@@ -68,8 +68,19 @@ impl Shared {
     }
 
     /// Returns when the vote is on the device, or when the disk refused it: then it counts in memory.
+    ///
+    /// That a vote, which is on the device, was won by its candidate need not be there before anything leaves: a restarted node
+    /// never leads on (`enable_leader_restore`), no vote lies between the two, and its quiet start waits out the lease. It would
+    /// cost each take-over two more syncs in a row; three of a slow SD card are longer than a lease.
     pub(super) async fn save_vote(self: &Rc<Self>, vote: Vote) {
+        let known = self.vote.borrow().as_ref().is_some_and(|saved| saved.leader_id == vote.leader_id);
         self.vote_wanted.replace(Some(vote.clone()));
+        if known {
+            self.vote.replace(Some(vote));
+            let me = self.clone();
+            runtime::spawn(async move { me.write_vote().await });
+            return;
+        }
         self.write_vote().await;
         self.vote.replace(Some(vote));
     }

@@ -1,6 +1,7 @@
 //! openraft's log and vote storage. Reads come from memory; see [`shared`](super::shared) for what goes to disk when.
 
 use super::shared::Shared;
+use crate::cluster::runtime;
 use crate::cluster::types::{Entry, LogId, TypeConfig, Vote};
 use openraft::EntryPayload;
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
@@ -66,7 +67,9 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
         self.0.log.borrow_mut().purge(upto);
-        self.0.rewrite_log().await;
+        // Awaited in raft's core, which must not wait for the disk for the sake of old entries: memory counts.
+        let disk = self.0.clone();
+        runtime::spawn(async move { disk.rewrite_log().await });
         Ok(())
     }
 }

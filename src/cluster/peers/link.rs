@@ -33,12 +33,15 @@ pub async fn keep_connected(shared: Rc<Shared>, index: usize) {
         let met = within(CONNECT * 2, meet(&shared, peer)).await;
         match met {
             Ok(stream) => {
-                backoff = BACKOFF.0;
+                let since = now();
                 peer_up(&shared, peer);
                 let why = talk(&shared, peer, &stream).await;
                 peer.calls.disconnect();
                 info!("peer {}: connection to {} lost: {why}", peer.id, peer.address);
                 peer.set_problem(why.to_string());
+                if now() - since >= CONNECT {
+                    backoff = BACKOFF.0; // one that ends at once is no better than none
+                }
             }
             Err(why) => note_failure(peer, &why),
         }

@@ -13,7 +13,6 @@ use smol::Async;
 use smol::future::FutureExt;
 use smol::io::AsyncWriteExt;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
@@ -24,25 +23,27 @@ const HANDSHAKE: Duration = Duration::from_secs(2);
 const STRANGERS: usize = 32;
 /// A peer that says nothing for this long is gone (it pings twice a second).
 const IDLE: Duration = Duration::from_secs(10);
-/// A source that was refused is named again at the earliest after this time.
-const LOG_AGAIN: Duration = Duration::from_secs(10);
+/// A source that goes on being refused is named again after this time, then after twice that, up to the second value.
+const LOG_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(600));
 /// How long accept rests when there are no file descriptors.
 const REST: Duration = Duration::from_millis(200);
 
 /// Accepts callers for ever.
 pub async fn serve(shared: Rc<Shared>, listener: Async<TcpListener>) {
-    let strangers = Rc::new(Cell::new(0));
+    // Two counts, so that whoever fills the one can't keep the peers out.
+    let (strangers, peers) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let refusals = Rc::new(Refusals::default());
     loop {
         match listener.accept().await {
-            Ok((stream, from)) if strangers.get() < STRANGERS => {
-                let caller = Caller { shared: shared.clone(), refusals: refusals.clone(), from: from.ip().to_canonical() };
-                let guard = Stranger::enter(strangers.clone());
-                spawn(async move { caller.run(stream, guard).await });
-            }
             Ok((stream, from)) => {
-                debug!("raft port: too many callers that don't say who they are, dropping {from}");
-                drop(stream);
+                let from = from.ip().to_canonical();
+                let of_peer = shared.addresses.iter().any(|(_, ip)| ip.to_canonical() == from);
+                let Some(guard) = Unknown::enter(if of_peer { &peers } else { &strangers }) else {
+                    debug!("raft port: too many callers that don't say who they are, dropping {from}");
+                    continue;
+                };
+                let caller = Caller { shared: shared.clone(), refusals: refusals.clone(), from };
+                spawn(async move { caller.run(stream, guard).await });
             }
             Err(e) => {
                 if refusals.worth_a_line(shared.address.ip(), now()) {
@@ -54,35 +55,53 @@ pub async fn serve(shared: Rc<Shared>, listener: Async<TcpListener>) {
     }
 }
 
-/// Counts a caller as a stranger until it is dropped.
-struct Stranger(Rc<Cell<usize>>);
+/// Counts a caller that has not said who it is, until this is dropped.
+struct Unknown(Rc<Cell<usize>>);
 
-impl Stranger {
-    fn enter(count: Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(count)
+impl Unknown {
+    /// None: there are too many of them.
+    fn enter(count: &Rc<Cell<usize>>) -> Option<Self> {
+        let free = count.get() < STRANGERS;
+        free.then(|| {
+            count.set(count.get() + 1);
+            Self(count.clone())
+        })
     }
 }
 
-impl Drop for Stranger {
+impl Drop for Unknown {
     fn drop(&mut self) {
         self.0.set(self.0.get().saturating_sub(1));
     }
 }
 
-/// Remembers the last few refused sources, so that a scan does not flood the log.
+/// Remembers the last few refused sources, so that neither a scan nor a peer that is set up wrong floods the log.
 #[derive(Default)]
-struct Refusals(RefCell<VecDeque<(IpAddr, Instant)>>);
+struct Refusals(RefCell<Vec<Refused>>);
+
+struct Refused {
+    from: IpAddr,
+    told: Instant,
+    pause: Duration,
+}
 
 impl Refusals {
     fn worth_a_line(&self, from: IpAddr, now: Instant) -> bool {
         let mut seen = self.0.borrow_mut();
-        seen.retain(|(_, at)| now - *at < LOG_AGAIN);
-        if seen.iter().any(|(ip, _)| *ip == from) || seen.len() >= STRANGERS {
-            return false;
+        seen.retain(|r| now - r.told < r.pause * 2);
+        let full = seen.len() >= STRANGERS;
+        match seen.iter_mut().find(|r| r.from == from) {
+            Some(known) if now - known.told < known.pause => false,
+            Some(known) => {
+                (known.told, known.pause) = (now, (known.pause * 2).min(LOG_AGAIN.1));
+                true
+            }
+            None if full => false,
+            None => {
+                seen.push(Refused { from, told: now, pause: LOG_AGAIN.0 });
+                true
+            }
         }
-        seen.push_back((from, now));
-        true
     }
 }
 
@@ -93,14 +112,14 @@ struct Caller {
 }
 
 impl Caller {
-    async fn run(self, stream: Async<TcpStream>, stranger: Stranger) {
+    async fn run(self, stream: Async<TcpStream>, unknown: Unknown) {
         let _ = stream.get_ref().set_nodelay(true);
         let mut input = reader(&stream);
         let index = match within(HANDSHAKE, self.handshake(&mut input, &stream)).await {
             Ok(index) => index,
             Err(why) => return self.refused(&why.to_string()),
         };
-        drop(stranger);
+        drop(unknown);
         let peer = &self.shared.peers[index];
         let turn = peer.new_caller();
         debug!("peer {}: calls from {}", peer.id, self.from);
@@ -146,7 +165,14 @@ impl Caller {
         let frame = wire::emit(kind, self.shared.flags(), header.id, &text).ok_or(wire::Bad::Payload)?;
         out.write_all(&frame).await?;
         let index = judged.map_err(|text| Broken::Io(std::io::Error::other(text)))?;
-        self.shared.peers[index].heard(now(), header.flags);
+        let peer = &self.shared.peers[index];
+        peer.heard(now(), header.flags);
+        if peer.returns(hello.incarnation) {
+            warn!(
+                "two machines speak as \"{}\" from {}: is one a copy of the other's disk? Give each an id and an address of its own",
+                peer.id, self.from
+            );
+        }
         Ok(index)
     }
 

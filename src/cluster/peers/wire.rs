@@ -46,16 +46,22 @@ pub struct Flags {
     pub starts: bool,
     /// Its quiet start has ended.
     pub awake: bool,
+    /// It has a log, and with it the list of members.
+    pub log: bool,
 }
 
 impl Flags {
     fn emit(self) -> u8 {
-        u8::from(self.fit) | u8::from(self.empty) << 1 | u8::from(self.starts) << 2 | u8::from(self.awake) << 3
+        u8::from(self.fit)
+            | u8::from(self.empty) << 1
+            | u8::from(self.starts) << 2
+            | u8::from(self.awake) << 3
+            | u8::from(self.log) << 4
     }
 
     fn parse(byte: u8) -> Self {
         let bit = |n: u8| byte >> n & 1 == 1;
-        Self { fit: bit(0), empty: bit(1), starts: bit(2), awake: bit(3) }
+        Self { fit: bit(0), empty: bit(1), starts: bit(2), awake: bit(3), log: bit(4) }
     }
 }
 
@@ -166,16 +172,16 @@ mod tests {
 
     #[test]
     fn a_frame_byte_for_byte() {
-        let flags = Flags { fit: true, empty: false, starts: true, awake: false };
+        let flags = Flags { fit: true, empty: false, starts: true, awake: false, log: true };
         let frame = emit(Kind::Request, flags, 0x0102, &"hi").unwrap();
-        assert_eq!(frame, [0, 0, 0, 13, 3, 0b101, 0, 0, 0, 0, 0, 0, 1, 2, 2, b'h', b'i']);
+        assert_eq!(frame, [0, 0, 0, 13, 3, 0b10101, 0, 0, 0, 0, 0, 0, 1, 2, 2, b'h', b'i']);
         assert_eq!(header(&frame), Ok(Header { payload: 3, kind: Kind::Request, flags, id: 0x0102 }));
         assert_eq!(parse_payload::<String>(&frame[HEADER..]).unwrap(), "hi");
     }
 
     #[test]
     fn every_flag_survives() {
-        for byte in 0..16 {
+        for byte in 0..32 {
             assert_eq!(Flags::parse(byte).emit(), byte);
         }
     }

@@ -6,12 +6,12 @@
 /// What a peer asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// A vote in this term; `transfer`: the candidate says that the leader itself told it to campaign.
+    /// A vote in this term.
     Vote {
         /// The candidate's term.
         term: u64,
-        /// The request's `leadership_transfer` flag.
-        transfer: bool,
+        /// The term of the leader that told it to campaign, as it says.
+        told_in: Option<u64>,
     },
     /// Whether we would vote.
     PreVote,
@@ -26,17 +26,15 @@ pub struct Own {
     pub quiet: bool,
     /// The VIP may still be on this node.
     pub may_be_held: bool,
-    /// The term of the own vote, if it is the vote of an established leader.
-    pub committed_term: Option<u64>,
 }
 
 /// The gate's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// Ask openraft; believe the transfer flag only if `transfer`.
+    /// Ask openraft; with `told`, first let the lease of exactly that leader's vote end, if it is the own one.
     Pass {
-        /// Whether the request may ignore the leader's lease.
-        transfer: bool,
+        /// Whether the candidate's word that the leader sent it is to be looked into.
+        told: bool,
     },
     /// Refuse without asking; the text says why.
     Refuse(&'static str),
@@ -51,12 +49,9 @@ pub fn judge(ask: Ask, own: Own) -> Answer {
         return Answer::Refuse("the VIP may still be here");
     }
     match ask {
-        // A flag that was delayed past its own election must not break a later leader's lease.
-        Ask::Vote { term, transfer } => {
-            let next = own.committed_term.and_then(|t| t.checked_add(1));
-            Answer::Pass { transfer: transfer && next == Some(term) }
-        }
-        Ask::PreVote | Ask::Transfer => Answer::Pass { transfer: false },
+        // A request that was delayed past its own election must not break a later leader's lease.
+        Ask::Vote { term, told_in } => Answer::Pass { told: told_in.and_then(|t| t.checked_add(1)) == Some(term) },
+        Ask::PreVote | Ask::Transfer => Answer::Pass { told: false },
     }
 }
 
@@ -64,12 +59,12 @@ pub fn judge(ask: Ask, own: Own) -> Answer {
 mod tests {
     use super::*;
 
-    const OPEN: Own = Own { quiet: false, may_be_held: false, committed_term: Some(7) };
-    const FLAGGED: Ask = Ask::Vote { term: 8, transfer: true };
+    const OPEN: Own = Own { quiet: false, may_be_held: false };
+    const TOLD: Ask = Ask::Vote { term: 8, told_in: Some(7) };
 
     #[test]
     fn closed_while_quiet_or_holding() {
-        for ask in [Ask::Vote { term: 8, transfer: false }, FLAGGED, Ask::PreVote, Ask::Transfer] {
+        for ask in [Ask::Vote { term: 8, told_in: None }, TOLD, Ask::PreVote, Ask::Transfer] {
             assert!(matches!(judge(ask, Own { quiet: true, ..OPEN }), Answer::Refuse(_)), "{ask:?}");
             assert!(matches!(judge(ask, Own { may_be_held: true, ..OPEN }), Answer::Refuse(_)), "{ask:?}");
             assert!(matches!(judge(ask, OPEN), Answer::Pass { .. }), "{ask:?}");
@@ -77,18 +72,11 @@ mod tests {
     }
 
     #[test]
-    fn the_transfer_flag_counts_only_in_the_term_right_after_the_own_committed_vote() {
-        let cases = [
-            (8, true, Some(7), true),
-            (8, false, Some(7), false),
-            (7, true, Some(7), false),
-            (9, true, Some(7), false),
-            (8, true, None, false),
-            (0, true, Some(u64::MAX), false),
-        ];
-        for (term, transfer, committed_term, believed) in cases {
-            let got = judge(Ask::Vote { term, transfer }, Own { committed_term, ..OPEN });
-            assert_eq!(got, Answer::Pass { transfer: believed }, "term {term}, own {committed_term:?}");
+    fn a_leader_sends_its_successor_into_the_next_term_only() {
+        let cases =
+            [(8, Some(7), true), (8, None, false), (7, Some(7), false), (9, Some(7), false), (0, Some(u64::MAX), false)];
+        for (term, told_in, told) in cases {
+            assert_eq!(judge(Ask::Vote { term, told_in }, OPEN), Answer::Pass { told }, "term {term}, told in {told_in:?}");
         }
     }
 }

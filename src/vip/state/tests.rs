@@ -3,6 +3,8 @@
 use super::*;
 
 const HOLD: Duration = Duration::from_millis(190);
+/// For a vote before all others: whatever is held ends.
+const LET_GO: Order = Order::LetGo { vote: VoteKey { term: 0, node: 0 } };
 const A: VoteKey = VoteKey { term: 1, node: 1 };
 const B: VoteKey = VoteKey { term: 2, node: 1 };
 const MAC: frames::Mac = [2, 0, 0, 0, 0, 9];
@@ -168,7 +170,7 @@ fn a_spent_vote_never_holds_again() {
         let mut w = World::new(false);
         w.order(A, 100);
         match how {
-            0 => w.tell(Input::Order(Order::LetGo)),
+            0 => w.tell(Input::Order(LET_GO)),
             1 => w.until(101),
             _ => w.order(B, 100), // another vote ends it, too
         }
@@ -177,7 +179,7 @@ fn a_spent_vote_never_holds_again() {
             w.order(A, 180);
         }
         assert_eq!(w.said(), [refused(A, RefusedWhy::Spent)], "said once, {how}");
-        w.tell(Input::Order(Order::LetGo));
+        w.tell(Input::Order(LET_GO));
         w.said();
         let newer = VoteKey { term: 3, node: 1 };
         w.order(newer, 180);
@@ -316,7 +318,7 @@ fn a_removal_that_fails_is_tried_until_it_is_seen_gone() {
     w.order(A, 150);
     w.said();
     w.errno = libc::EBUSY;
-    w.tell(Input::Order(Order::LetGo));
+    w.tell(Input::Order(LET_GO));
     w.until(100);
     assert_eq!(w.said(), [Report::Trouble { task: Task::Remove, errno: libc::EBUSY }], "not gone while it is there");
     let tries = w.did().len();
@@ -343,11 +345,11 @@ fn unknown_is_no_reason_to_act() {
 #[test]
 fn let_go_is_always_answered() {
     let mut w = World::new(false);
-    w.tell(Input::Order(Order::LetGo));
+    w.tell(Input::Order(LET_GO));
     assert_eq!(w.said(), [gone(VoteKey::default(), GoneWhy::LetGo)]);
     w.order(A, 150);
-    w.tell(Input::Order(Order::LetGo));
-    w.tell(Input::Order(Order::LetGo));
+    w.tell(Input::Order(LET_GO));
+    w.tell(Input::Order(LET_GO));
     assert_eq!(w.said(), [held(A), gone(A, GoneWhy::LetGo), gone(A, GoneWhy::LetGo)]);
 }
 
@@ -359,7 +361,7 @@ fn stop_lets_the_daemon_hand_over() {
     w.until(100);
     w.order(A, 250);
     assert!(w.ours, "the hold runs on by its orders");
-    w.tell(Input::Order(Order::LetGo));
+    w.tell(Input::Order(LET_GO));
     w.order(B, 280);
     w.tell(Input::DaemonClosed);
     assert_eq!(w.exit, None, "not before its process has ended");
@@ -442,7 +444,7 @@ fn announcements_follow_the_hold_and_the_carrier() {
     w.tell(Input::Link { present: true, up: false });
     w.tell(Input::Link { present: true, up: true });
     assert_eq!(w.frames.len(), 16, "once more when the carrier is back");
-    w.tell(Input::Order(Order::LetGo));
+    w.tell(Input::Order(LET_GO));
     w.until(60_000);
     assert_eq!(w.frames.len(), 16, "none without a hold");
 }
@@ -474,7 +476,7 @@ fn a_daemon_that_does_not_read_never_loses_a_gone() {
     w.tell(Input::Blocked(true));
     for term in 1..=12 {
         w.order(VoteKey { term, node: 1 }, 150);
-        w.tell(Input::Order(Order::LetGo));
+        w.tell(Input::Order(LET_GO));
     }
     assert_eq!(w.said(), []);
     w.tell(Input::Blocked(false));
@@ -501,7 +503,7 @@ fn the_rules_hold_under_random_faults() {
             w.errno = if pick(10) == 0 { libc::EBUSY } else { 0 };
             w.slow = Duration::from_millis(if pick(10) == 0 { pick(300) } else { 0 });
             match pick(12) {
-                0 => w.tell(Input::Order(Order::LetGo)),
+                0 => w.tell(Input::Order(LET_GO)),
                 1 => term += 1,
                 2 => w.ours = false,
                 3 => w.tell(Input::Hint),
