@@ -92,7 +92,7 @@ impl Daemon {
             self.control.stop_accepting();
             self.holder.stop().await;
         };
-        orderly.or(runtime::sleep(self.holder.stop_limit())).await;
+        orderly.or(self.holder.stop_limit()).await;
         info!("stopped in {} ms", (now() - begun).as_millis());
         ended
     }

@@ -98,6 +98,41 @@ fn a_killed_keeper_loses_the_vip_to_another_node() {
     });
 }
 
+/// What a service manager does when the keeper dies: the rest is told to stop. It must not hand over what the kernel still has.
+#[test]
+fn a_stop_after_the_keepers_death_waits_for_the_kernel() {
+    isolated("a_stop_after_the_keepers_death_waits_for_the_kernel", || {
+        let cluster = Cluster::start(&Lab::new(), 3);
+        let watch = watch(&cluster);
+        let (old, _) = cluster.wait_settled();
+        let daemon = cluster.nodes[old].daemon_pid();
+        cluster.nodes[old].signal(Signal::SIGKILL);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), Signal::SIGTERM).expect("the daemon outlives its keeper");
+        let new = cluster.wait_holder_other_than(old);
+        watch.wait_answer_by(&cluster.nodes[new].host, MOVE);
+        wait_until("the daemon without a keeper ends", MOVE, || !alive(daemon));
+        watch.assert_one_holder();
+    });
+}
+
+#[test]
+fn a_frozen_keeper_loses_the_vip_to_another_node() {
+    isolated("a_frozen_keeper_loses_the_vip_to_another_node", || {
+        let cluster = Cluster::start_with(&Lab::new(), 3, false, |c| c.timing = STEADY.into());
+        let watch = watch(&cluster);
+        let (old, _) = cluster.wait_settled();
+        cluster.nodes[old].signal(Signal::SIGSTOP);
+        let new = cluster.wait_holder_other_than(old);
+        watch.wait_answer_by(&cluster.nodes[new].host, MOVE);
+        assert!(!cluster.nodes[old].held(), "the daemon knows that its keeper did not keep the VIP");
+        cluster.nodes[old].signal(Signal::SIGCONT);
+        cluster.nodes[old].wait_for_log("the keeper answers again", MOVE);
+        let (holder, _) = cluster.wait_settled();
+        assert_eq!(holder, new, "the thawed keeper took the VIP back");
+        watch.assert_one_holder();
+    });
+}
+
 #[test]
 fn a_frozen_daemon_loses_the_vip_and_cannot_take_it_back() {
     isolated("a_frozen_daemon_loses_the_vip_and_cannot_take_it_back", || {

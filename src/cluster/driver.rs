@@ -37,8 +37,6 @@ pub struct Driver {
     seen: Option<(u64, Option<NodeId>)>,
     handing_over: Option<HandOver>,
     stop_by: Option<Instant>,
-    /// When the running vote was told to let go: its heartbeats ended then.
-    let_go: Option<(VoteId, Instant)>,
     /// When this node began to wait for a log to come from somewhere.
     fresh_since: Option<Instant>,
 }
@@ -63,7 +61,6 @@ impl Driver {
             seen: None,
             handing_over: None,
             stop_by: None,
-            let_go: None,
             fresh_since: None,
         }
     }
@@ -103,7 +100,7 @@ impl Driver {
         let may_hold = self.shared.is_fit() && !self.shared.is_stopping() && self.handing_over.is_none();
         let order = self.shared.hold.borrow_mut().step(now, leading.as_ref(), may_hold);
         if let Some(order) = order {
-            self.deliver(now, order);
+            self.deliver(order);
         }
         let hold_deadline = self.shared.hold.borrow().deadline();
         let next = match leading {
@@ -124,12 +121,11 @@ impl Driver {
         Some(Leading { vote, campaigned_at, quorum_acked: m.last_quorum_acked.map(|t| t.into_inner()) })
     }
 
-    fn deliver(&mut self, now: Instant, order: Order) {
+    fn deliver(&self, order: Order) {
         let event = match order {
             Order::Hold { vote, until } => Event::Hold { vote, until },
             Order::LetGo { vote, why } => {
                 info!("letting the VIP go ({vote}): {why}");
-                self.let_go = Some((vote.clone(), now));
                 Event::LetGo { vote }
             }
         };
@@ -177,10 +173,10 @@ impl Driver {
             (hold.is_spent(vote), hold.can_hold(vote), hold.may_be_held(now))
         };
         let unwilling = self.shared.is_stopping() || !self.shared.is_fit();
-        if may_be_held && (spent || unwilling) {
-            return now + self.shared.heartbeat(); // the keeper's confirmation rings
+        if may_be_held {
+            return self.beat(now).await; // also while letting go: the lease guards what is still here
         }
-        if unwilling && let Some(to) = self.successor(now, vote, m) {
+        if unwilling && let Some(to) = self.successor(now, m) {
             return self.hand_over(now, vote, to).await;
         }
         let too_late = !spent && !can_hold && !unwilling;
@@ -202,8 +198,7 @@ impl Driver {
         self.next_heartbeat
     }
 
-    fn successor(&self, now: Instant, vote: &VoteId, m: &RaftMetrics) -> Option<NodeId> {
-        let beating_until = self.let_go.as_ref().filter(|(v, _)| v == vote).map_or(now, |(_, at)| *at);
+    fn successor(&self, now: Instant, m: &RaftMetrics) -> Option<NodeId> {
         let followers = self.shared.peers.iter().map(|p| {
             let flags = p.flags().unwrap_or_default();
             let matched = m.replication.as_ref().and_then(|r| r.get(&p.id)).and_then(|id| id.as_ref().map(|id| id.index));
@@ -218,7 +213,7 @@ impl Driver {
             }
         });
         let followers: Vec<Follower> = followers.collect();
-        successor::choose(beating_until, self.shared.heartbeat(), &followers).map(|f| f.id.clone())
+        successor::choose(now, self.shared.heartbeat(), &followers).map(|f| f.id.clone())
     }
 
     async fn hand_over(&mut self, now: Instant, vote: &VoteId, to: NodeId) -> Instant {

@@ -25,8 +25,6 @@ pub enum Keeper {
     Hung,
     /// It has ended.
     Gone,
-    /// It has ended, and the VIP was seen gone (or the kernel's bound has passed).
-    GoneAndDropped,
 }
 
 impl Holder {
@@ -82,10 +80,8 @@ impl Holder {
         while now() < bound && vip::present(self.vip).unwrap_or(true) {
             runtime::sleep(LOOK).await;
         }
-        self.keeper.set(Keeper::GoneAndDropped);
         self.tell_fitness();
         self.dropped_by_the_kernel();
-        self.dropped.wake();
         self.finish(Err("the keeper is gone".to_string()));
     }
 
@@ -97,20 +93,12 @@ impl Holder {
         self.lead.gone();
     }
 
-    /// A stop that comes when the keeper is dead must not hand over before the VIP is gone. Its end may not have been noticed yet.
-    pub(super) async fn without_keeper_wait_for_the_kernel(&self) {
-        while self.keeper_is_dead() && self.keeper.get() != Keeper::GoneAndDropped {
-            self.dropped.wait().await;
+    /// Returns when the daemon ends however far its stop came. A living keeper removes the VIP in any case; without one the lease
+    /// is kept until the kernel has.
+    pub(super) async fn stop_limit(&self) {
+        runtime::sleep(STOP_LIMIT).await;
+        if self.keeper.get() == Keeper::Gone {
+            runtime::sleep(vip::lifetime_bound(self.hold)).await;
         }
-    }
-
-    fn keeper_is_dead(&self) -> bool {
-        let noticed = matches!(self.keeper.get(), Keeper::Gone | Keeper::GoneAndDropped);
-        noticed || self.link.as_ref().is_some_and(|link| link.is_gone())
-    }
-
-    /// After this the daemon ends however far its stop came; a living keeper removes the VIP in any case.
-    pub(super) fn stop_limit(&self) -> Duration {
-        STOP_LIMIT + if self.keeper_is_dead() { vip::lifetime_bound(self.hold) } else { Duration::ZERO }
     }
 }

@@ -74,7 +74,6 @@ pub struct Holder {
     refusals: Cell<u32>,
     standing_back: Cell<bool>,
     pub(super) keeper: Cell<Keeper>,
-    pub(super) dropped: Wake,
     pub(super) gone: Wake,
     end: RefCell<Option<Result<(), String>>>,
     end_ring: Wake,
@@ -100,7 +99,6 @@ impl Holder {
             refusals: Cell::new(0),
             standing_back: Cell::new(false),
             keeper: Cell::new(Keeper::Well),
-            dropped: Wake::default(),
             gone: Wake::default(),
             end: RefCell::new(None),
             end_ring: Wake::default(),
@@ -145,7 +143,6 @@ impl Holder {
 
     /// Lets go and hands over.
     pub async fn stop(&self) {
-        self.without_keeper_wait_for_the_kernel().await;
         match &self.lead {
             Lead::Cluster(cluster) => cluster.stop().await,
             Lead::Single(single) => {

@@ -65,12 +65,6 @@ impl KeeperLink {
         }
     }
 
-    /// Whether the keeper has closed its end, told before all its reports are read.
-    pub fn is_gone(&self) -> bool {
-        let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-        matches!(recv(self.fd.as_fd().as_raw_fd(), &mut [0; wire::LEN], flags), Ok(0) | Err(Errno::ECONNRESET))
-    }
-
     /// The next report. Err (UnexpectedEof and others): the keeper is gone, and nothing more will come.
     pub async fn next(&self) -> io::Result<Report> {
         loop {

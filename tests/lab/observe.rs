@@ -108,10 +108,10 @@ impl ArpWatch {
         if !doubles.is_empty() {
             process::print_logs();
             panic!(
-                "two holders: {} of {} questions answered twice: {:?}\n{}",
+                "two holders: {} of {} questions answered twice, the first {:?}\n{}",
                 doubles.len(),
                 self.rounds(),
-                doubles,
+                doubles.first(),
                 self.story()
             );
         }

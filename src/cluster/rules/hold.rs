@@ -2,7 +2,10 @@
 //!
 //! The VIP is held only while this node leads and `now < last_quorum_acked + hold`, where `last_quorum_acked` is the *sending*
 //! time of the newest heartbeat that a majority acknowledged. A hold belongs to one vote, starts within one lease of the
-//! campaign that won it and is unbroken: after a let-go, a lapse, or a transfer the vote is spent and never holds again.
+//! campaign that won it and is unbroken: after a let-go, a lapse, or a transfer it never holds again.
+//!
+//! From the order to let go until the VIP was seen gone the leader goes on sending heartbeats: no peer may take an address that a
+//! slow or dead keeper has left here. Only then the vote is spent, and no AppendEntries leaves under it any more.
 
 use crate::cluster::vote::VoteId;
 use crate::sys::clock::Instant;
@@ -106,7 +109,7 @@ impl HoldRule {
         }
     }
 
-    /// The keeper saw the VIP gone (or never had it). Ends the hold, whoever ended it; its vote is spent.
+    /// The VIP was seen gone (or never was here). Ends the hold, whoever ended it; its vote is spent.
     pub fn gone(&mut self) {
         if let Phase::Holding { vote, .. } | Phase::Ending { vote, .. } = self.phase.clone() {
             self.spend(vote);
@@ -121,14 +124,15 @@ impl HoldRule {
         }
     }
 
-    /// Whether `vote` may never hold (again), nor speak as leader.
+    /// Whether `vote` may never speak as leader any more.
     pub fn is_spent(&self, vote: &VoteId) -> bool {
         self.spent.as_ref().is_some_and(|s| vote <= s)
     }
 
     /// Whether a hold can (still) run under `vote`; a fit leader whose vote can't hold has to campaign anew.
     pub fn can_hold(&self, vote: &VoteId) -> bool {
-        !self.is_spent(vote) && self.late.as_ref() != Some(vote)
+        let ending = matches!(&self.phase, Phase::Ending { vote: ending, .. } if ending == vote);
+        !ending && !self.is_spent(vote) && self.late.as_ref() != Some(vote)
     }
 
     /// Whether the VIP may still be here: from the first order to hold until the keeper confirmed it gone. The vote gate is
@@ -192,7 +196,6 @@ impl HoldRule {
             None
         };
         if let Some(why) = why {
-            self.spend(vote.clone());
             self.phase = Phase::Ending { vote: vote.clone(), until };
             return Some(Order::LetGo { vote, why });
         }
@@ -210,7 +213,7 @@ impl HoldRule {
         if let Phase::Ending { until, .. } = self.phase
             && now >= until + self.drop_margin
         {
-            self.phase = Phase::Free;
+            self.gone(); // the kernel's bound has passed
         }
     }
 }
@@ -279,8 +282,10 @@ mod tests {
             r.step(at(1000), Some(&leading(3, 990, 995)), true);
             let order = r.step(at(now), then.as_ref(), may_hold);
             assert_eq!(order, Some(Order::LetGo { vote: vote(3), why }), "{name}");
-            assert!(r.is_spent(&vote(3)) && r.is_spent(&vote(2)) && !r.is_spent(&vote(4)), "{name}");
+            assert!(!r.is_spent(&vote(3)) && !r.can_hold(&vote(3)), "{name}: it speaks until the VIP is gone, and never holds");
+            assert_eq!(r.step(at(now), Some(&leading(3, 990, now)), true), None, "{name}");
             r.gone();
+            assert!(r.is_spent(&vote(3)) && r.is_spent(&vote(2)) && !r.is_spent(&vote(4)), "{name}");
             assert_eq!(r.step(at(now + 1), Some(&leading(3, 990, now)), true), None, "{name}: spent");
             assert_eq!(r.step(at(now + 2), Some(&leading(4, now + 1, now + 1)), true), hold(4, now + 191), "{name}");
         }
@@ -322,6 +327,7 @@ mod tests {
         assert!(!r.may_be_held(at(4685)), "until 1185 + margin 3500");
         assert_eq!(r.step(at(4685), None, true), None);
         assert_eq!(r.deadline(), None);
+        assert!(r.is_spent(&vote(3)));
     }
 
     #[test]
