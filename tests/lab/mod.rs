@@ -58,6 +58,9 @@ pub fn isolated_for(limit: Duration, name: &str, body: impl FnOnce()) {
     let out = command.output().expect("unshare(1) of util-linux can be started");
     print!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     assert!(out.status.success(), "{name} failed inside its namespaces ({}); see the output above", out.status);
+    // libtest is content with a name that no test has.
+    let ran = String::from_utf8_lossy(&out.stdout).contains("test result: ok. 1 passed");
+    assert!(ran, "`{name}` is not the path of this test: nothing ran inside the namespaces");
 }
 
 /// [`isolated`] for a program without libtest: re-executes it with the arguments it got, output passed straight through.

@@ -1,0 +1,152 @@
+//! Memory, descriptors and connections have bounds.
+use super::lab;
+use super::rig::*;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc;
+use std::thread::{self};
+use std::time::{Duration, Instant};
+
+/// Resident memory of this process in KiB.
+fn rss() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
+    let line = status.lines().find(|l| l.starts_with("VmRSS")).expect("the line");
+    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
+}
+
+#[test]
+fn slow_readers_block_the_sender_and_cost_little_memory() {
+    lab::isolated("limits::slow_readers_block_the_sender_and_cost_little_memory", || {
+        lab::sh("ip link set lo up");
+        let (address, taken) = taker();
+        let mut s = spec(vec![balancer(0, false, &[address])]);
+        s.limits.pipes = 4; // so that most are blocked while copying
+        let rig = Rig::with(s);
+        let before = rss();
+        let pairs: Vec<_> = (0..20).map(|_| (rig.connect(), taken.recv_timeout(LONG).expect("connected"))).collect();
+        let pattern = Pattern::new(6);
+        let mut sent = Vec::new();
+        for (_, s) in &pairs {
+            s.set_nonblocking(true).expect("option");
+            sent.push(0u64);
+        }
+        // Each sender writes until it has been blocked for a while.
+        let mut last = Instant::now();
+        while last.elapsed() < Duration::from_millis(1500) {
+            for ((_, s), sent) in pairs.iter().zip(&mut sent) {
+                if let Ok(n) = (&mut &*s).write(pattern.at(*sent, 200_000)) {
+                    *sent += n as u64;
+                    last = Instant::now();
+                }
+            }
+            assert!(sent.iter().all(|&n| n < 64 << 20), "the sender is never blocked");
+        }
+        let grown = rss().saturating_sub(before);
+        let (total, pipes) = (sent.iter().sum::<u64>() >> 20, rig.ask(|c| c.pipes().0));
+        eprintln!("20 blocked flows swallowed {total} MiB in kernel buffers, {pipes} pipes; RSS grew by {grown} KiB");
+        assert!(grown < 6 << 10, "grew by {grown} KiB");
+        for ((mut c, s), sent) in pairs.into_iter().zip(sent) {
+            drop(s);
+            assert_eq!(pattern.check(&mut c, 0, u64::MAX), sent, "and the reader gets it all");
+        }
+    });
+}
+
+#[test]
+fn idle_connections_cost_little_memory() {
+    lab::isolated("limits::idle_connections_cost_little_memory", || {
+        lab::sh("ip link set lo up");
+        let (address, taken) = taker();
+        let rig = Rig::new(&[address]);
+        one_echo_pair(&rig, &taken);
+        let before = (rss(), rig.ask(|c| c.open_connections()));
+        // Sockets of both ends live in this process too; they cost the kernel, not RSS. The backend's threads do: keep few.
+        let held: Vec<_> = (0..3000).map(|_| (rig.connect(), taken.recv_timeout(LONG).expect("connected"))).collect();
+        rig.until("all are connected", |s| s.backends[0].open == 3000);
+        let grown = rss().saturating_sub(before.0);
+        eprintln!("3000 idle connections: RSS of forwarder and test together grew by {grown} KiB");
+        assert!(grown < 3000, "less than 1 KiB each, the test's own side included");
+        drop(held);
+        rig.until("all are closed", |s| s.open == 0);
+    });
+}
+
+fn one_echo_pair(rig: &Rig, taken: &mpsc::Receiver<TcpStream>) {
+    let (mut c, mut s) = (rig.connect(), taken.recv_timeout(LONG).expect("connected"));
+    c.write_all(b"x").expect("write");
+    s.read_exact(&mut [0]).expect("read");
+    drop((c, s));
+    rig.until("closed", |s| s.open == 0);
+}
+
+/// Not a test of its own: an echo server in another process, for tests that exhaust their own descriptors.
+#[test]
+fn echo_process() {
+    if std::env::var_os("FORWARDER_TEST_ECHO").is_none() {
+        return;
+    }
+    println!("\nlistening {}", backend(echo));
+    let _ = std::io::stdin().read(&mut [0]); // until the parent closes it
+}
+
+#[test]
+fn without_descriptors_accept_pauses_and_resumes() {
+    lab::isolated("limits::without_descriptors_accept_pauses_and_resumes", || {
+        lab::sh("ip link set lo up");
+        let mut child = std::process::Command::new(std::env::current_exe().expect("own path"))
+            .args(["--exact", "limits::echo_process", "--nocapture"])
+            .env("FORWARDER_TEST_ECHO", "1")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("the echo process starts");
+        let mut lines =
+            std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().expect("piped"))).map_while(Result::ok);
+        let address = lines.find_map(|l| l.strip_prefix("listening ").map(str::to_owned)).expect("its address");
+        let rig = Rig::new(&[address.parse().expect("an address")]);
+        let stopped = rig.stop();
+        let mut clients: Vec<_> = (0..20u8).map(|_| rig.connect()).collect();
+        clients.iter_mut().zip(0..).for_each(|(c, i)| c.write_all(&[i]).expect("write"));
+        // From here on there is room for 7 descriptors: three connections, and a fourth that gets no second socket.
+        let next = std::os::fd::AsRawFd::as_raw_fd(&std::fs::File::open("/dev/null").expect("open")) as u64;
+        use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        let hard = getrlimit(Resource::RLIMIT_NOFILE).expect("limit").1;
+        setrlimit(Resource::RLIMIT_NOFILE, next + 7, hard).expect("limit");
+        drop(stopped);
+        thread::sleep(Duration::from_millis(1500));
+        let pauses = rig.ask(|c| c.accept_pauses());
+        assert!((1..20).contains(&pauses), "it pauses, and doesn't spin: {pauses} pauses in 1.5 s");
+        let (mut echoed, mut reset) = (0, 0);
+        for (mut c, i) in clients.into_iter().zip(0..) {
+            match read_one(&mut c) {
+                Some(b) => echoed += u8::from(b == i),
+                None => reset += 1,
+            }
+        }
+        eprintln!("of 20 clients {echoed} were served, {reset} reset, {pauses} pauses");
+        assert_eq!(echoed + reset, 20);
+        assert!(echoed >= 15, "only {echoed} of 20 were served in the end");
+        drop(child.stdin.take());
+        child.wait().expect("the echo process ends");
+    });
+}
+
+fn read_one(c: &mut TcpStream) -> Option<u8> {
+    let mut b = [0];
+    c.read_exact(&mut b).ok().map(|()| b[0])
+}
+
+#[test]
+fn the_limit_of_connections_holds_and_lets_the_next_in() {
+    let mut s = spec(vec![balancer(0, false, &[backend(echo)])]);
+    s.limits.max_connections = Some(5);
+    let rig = Rig::with(s);
+    let mut clients: Vec<_> = (0..12u8).map(|_| rig.connect()).collect();
+    clients.iter_mut().zip(0..).for_each(|(c, i)| c.write_all(&[i]).expect("write"));
+    rig.until("the limit", |s| s.open == 5);
+    thread::sleep(Duration::from_millis(100));
+    assert_eq!(rig.counters().open, 5);
+    for (mut c, i) in clients.into_iter().zip(0..) {
+        assert_eq!(read_one(&mut c), Some(i), "each is served once it is its turn");
+    }
+}

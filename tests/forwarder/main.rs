@@ -1,0 +1,11 @@
+//! The forwarder over real sockets: what goes in comes out, whole or visibly broken, and nobody waits for anybody.
+#[path = "../lab/mod.rs"]
+mod lab;
+
+mod bytes;
+mod ends;
+mod limits;
+mod paths;
+mod rig;
+mod turns;
+mod vip;
