@@ -273,6 +273,19 @@ fn full_and_read_only_file_systems_are_named_at_the_start_and_survived_later() {
             assert!(disk.disk_ok());
         });
         SmolRuntime::run(async { assert_eq!(saved(&open(&state)).await.0, Some(vote(1, "a"))) });
+        // A card that went read-only: the node starts with what is there, and its votes count in memory until it can be written.
+        lab::sh(&format!("mount -o remount,ro {mount}"));
+        SmolRuntime::run(async {
+            let disk = open(&state);
+            let mut store = disk.log_store();
+            store.save_vote(&vote(2, "b")).await.unwrap();
+            assert!(!disk.disk_ok());
+            assert_eq!(saved(&disk).await.0, Some(vote(2, "b")), "in memory");
+            lab::sh(&format!("mount -o remount,rw {mount}"));
+            store.save_vote(&vote(3, "c")).await.unwrap();
+            assert!(disk.disk_ok());
+        });
+        SmolRuntime::run(async { assert_eq!(saved(&open(&state)).await.0, Some(vote(3, "c"))) });
         lab::sh(&format!("umount -l {mount}"));
     });
 }

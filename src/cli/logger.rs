@@ -21,10 +21,17 @@ struct Logger {
 
 /// Starts the log at this level. Once; a second call does nothing.
 pub fn start(filter: LevelFilter) {
-    let logger = Logger { journal: std::env::var_os("JOURNAL_STREAM").is_some(), lost: AtomicU32::new(0) };
+    let logger = Logger { journal: is_journal(), lost: AtomicU32::new(0) };
     if log::set_boxed_logger(Box::new(logger)).is_ok() {
         log::set_max_level(filter);
     }
+}
+
+/// Whether standard error is the journal: `JOURNAL_STREAM` names its device and inode (systemd.exec(5)), and is inherited by
+/// children whose standard error is something else.
+fn is_journal() -> bool {
+    let named = std::env::var("JOURNAL_STREAM").unwrap_or_default();
+    nix::sys::stat::fstat(std::io::stderr()).is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
 }
 
 impl Log for Logger {

@@ -10,8 +10,9 @@ use crate::sys::signal::{STOP, Signals};
 use crate::sys::{caps, process};
 use crate::vip::{self, Child, Keeper, KeeperLink, KeeperSpec, OpenErrorKind};
 use log::{error, info};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, Uid, getgid, getuid};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Runs the command.
@@ -46,7 +47,7 @@ fn gist(config: &Config) {
     let peers = if config.single_node { "single node".to_string() } else { format!("peers {}", peers.join(", ")) };
     let timing = config.timing;
     info!(
-        "kube-vip {} on {}: VIP {} on {}{}, {peers}, heartbeat {} ms, lease {} ms, {} balancers",
+        "kube-vip {} on {}: VIP {} on {}{}, {peers}, heartbeat {} ms, lease {} ms, {} balancer(s)",
         env!("CARGO_PKG_VERSION"),
         config.local.id,
         config.vip,
@@ -80,6 +81,10 @@ fn start(config: Config) -> Result<Exit, Failure> {
 
 fn keep(keeper: Keeper, link: OwnedFd, pid: Pid, other_user: bool) -> Exit {
     let exit = keeper.run(link, Some(Child { pid, other_user }));
+    if let Some(signal) = exit.daemon.and_then(|code| code.checked_sub(128)).filter(|signal| *signal > 0) {
+        let vip = if exit.gone { "the VIP is removed" } else { "the VIP could not be removed" };
+        error!("the daemon was killed by signal {signal}: {vip}, stopping");
+    }
     if let Some(e) = &exit.error {
         error!("the keeper's loop failed: {e}");
     }
@@ -124,6 +129,7 @@ pub fn exit_of(kind: OpenErrorKind) -> Exit {
 /// Makes the directories that the unprivileged daemon writes to, and gives them to its user.
 fn make_directories(config: &Config) -> Result<(), Failure> {
     let (uid, gid) = caps::ids(config.user.as_deref(), config.group.as_deref()).map_err(|e| (Exit::Config, e.to_string()))?;
+    let (uid, gid) = (uid.unwrap_or_else(getuid), gid.unwrap_or_else(getgid));
     let state = (!config.single_node).then_some(config.state_dir.as_path());
     for directory in state.into_iter().chain(config.control_socket.parent()) {
         let existed = directory.is_dir();
@@ -131,11 +137,30 @@ fn make_directories(config: &Config) -> Result<(), Failure> {
         std::fs::create_dir_all(directory).map_err(failed(&what))?;
         // /run or /tmp as the socket's directory stay what they are.
         if !existed || is_own(directory, config) {
-            nix::unistd::chown(directory, uid, gid)
-                .map_err(|e| failed(&format!("give {} to the daemon's user", directory.display()))(e.into()))?;
+            give(directory, uid, gid)?;
+        }
+    }
+    for file in STATE_FILES.iter().filter(|_| !config.single_node).map(|name| config.state_dir.join(name)) {
+        // An earlier run may have had another user. Only plain files with one name: nothing else of anybody's changes hands.
+        let plain = |meta: std::fs::Metadata| meta.is_file() && meta.nlink() == 1;
+        if std::fs::symlink_metadata(&file).is_ok_and(plain) {
+            give(&file, uid, gid)?;
         }
     }
     Ok(())
+}
+
+/// What the daemon keeps in its state directory.
+const STATE_FILES: [&str; 4] = ["vote", "log", "snapshot", "meta"];
+
+/// Changes the owner where it has to; links are not followed.
+fn give(path: &Path, uid: Uid, gid: Gid) -> Result<(), Failure> {
+    let what = format!("give {} to the daemon's user", path.display());
+    let meta = std::fs::symlink_metadata(path).map_err(failed(&what))?;
+    if (meta.uid(), meta.gid()) == (uid.as_raw(), gid.as_raw()) {
+        return Ok(());
+    }
+    std::os::unix::fs::lchown(path, Some(uid.as_raw()), Some(gid.as_raw())).map_err(failed(&what))
 }
 
 fn is_own(directory: &Path, config: &Config) -> bool {

@@ -15,6 +15,9 @@ use std::time::Duration;
 
 /// Longer than any datagram of a dump (the kernel makes them at most 32 KiB, and no longer than the buffer of the last call).
 const BUFFER: usize = 32 * 1024;
+/// How often, and after which pause, a taken lock is tried again.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: Duration = Duration::from_millis(30);
 /// How often a dump is begun anew because addresses changed meanwhile.
 const DUMP_TRIES: usize = 8;
 
@@ -160,12 +163,22 @@ impl Host {
 /// Holds the VIP's name on this host: an abstract UNIX socket, which ends with the last process that has it open.
 pub(super) fn lock(vip: IpAddr) -> Result<UnixDatagram, OpenError> {
     let name = format!("kube-vip/{vip}");
-    let bound = SocketAddr::from_abstract_name(name.as_bytes()).and_then(|a| UnixDatagram::bind_addr(&a));
+    let bind = || SocketAddr::from_abstract_name(name.as_bytes()).and_then(|a| UnixDatagram::bind_addr(&a));
+    let mut bound = bind();
+    // A keeper that was killed a moment ago may not have been taken apart yet.
+    for _ in 0..LOCK_TRIES {
+        if !bound.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::AddrInUse) {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        bound = bind();
+    }
     bound.map_err(|e| match e.kind() {
         io::ErrorKind::AddrInUse => OpenError::new(
             OpenErrorKind::Taken,
             format!(
-                "another kube-vip keeper has {vip} on this host; stop it first (`ss -xap | grep @{name}` shows its process)"
+                "another kube-vip keeper has {vip} on this host; stop it first (`ss -xap | grep @{name}` shows its process, and \
+                 whether it is kube-vip at all: any local program can take that name)"
             ),
         ),
         _ => OpenError::tried(&format!("bind the abstract socket @{name}"), "nothing special", &e),
@@ -220,6 +233,17 @@ pub(super) fn keeps_proto() -> bool {
 pub(super) fn record(interface: &str, vip: IpAddr) -> String {
     let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     ownership::record(interface, vip, boot.trim())
+}
+
+/// Writes the record. The directory may belong to the daemon's user, so no link of his is followed: the file is always a new one.
+pub(super) fn write_record(path: &Path, text: &str) -> io::Result<()> {
+    path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path)?;
+    io::Write::write_all(&mut file, text.as_bytes())
 }
 
 /// Removes what an earlier run of this program left of `vip`, and nothing else. Needs CAP_NET_ADMIN; refused while a keeper runs.

@@ -185,11 +185,12 @@ fn sweep(host: &mut Host, spec: &KeeperSpec, interface: &Interface) -> Result<Id
     let foreign =
         |found| log::warn!("this host has {found}, not from kube-vip: it is left alone, and this node can't hold the VIP");
     report.foreign.iter().for_each(foreign);
-    let parent = spec.state_file.parent().map_or(Ok(()), std::fs::create_dir_all);
-    if let Err(e) = parent.and_then(|()| std::fs::write(&spec.state_file, host::record(&spec.interface, spec.vip))) {
-        log::warn!("can't write {}: {e}; a kernel before 5.18 then can't tell left-overs", spec.state_file.display());
-    }
     me.by_record = !host::keeps_proto();
+    if me.by_record
+        && let Err(e) = host::write_record(&spec.state_file, &host::record(&spec.interface, spec.vip))
+    {
+        log::warn!("can't write {}: {e}; this kernel (before 5.18) then can't tell left-overs", spec.state_file.display());
+    }
     Ok(me)
 }
 

@@ -22,6 +22,11 @@ impl Problem {
         Self { text, source: None }
     }
 
+    /// Whether a read-only file system is all there is to it.
+    pub fn is_read_only(&self) -> bool {
+        self.source.as_ref().is_some_and(|e| e.kind() == ErrorKind::ReadOnlyFilesystem)
+    }
+
     fn os(what: &str, path: &Path, error: io::Error) -> Self {
         let mend = match error.kind() {
             ErrorKind::ReadOnlyFilesystem => "remount its file system for writing, or set stateDir to another place",
@@ -99,20 +104,29 @@ impl Directory {
         self.write("vote", &file)
     }
 
-    /// Opens the vote file for saving after `found`, which was read from it.
+    /// Opens the vote file for saving after `found`, which was read from it. On a read-only disk saving will fail, not this.
     pub fn votes(&self, found: &Found) -> Result<VoteFile, Problem> {
         let path = self.file("vote");
-        let file = OpenOptions::new().write(true).open(&path).map_err(|e| Problem::os("open for writing", &path, e))?;
-        Ok(VoteFile { file, slot: found.slot, sequence: found.sequence })
+        let mut votes = VoteFile { path: path.clone(), file: None, slot: found.slot, sequence: found.sequence };
+        unless_read_only(votes.reopen()).map_err(|e| Problem::os("open for writing", &path, e))?;
+        Ok(votes)
     }
 
-    /// Opens the log for appending after its first `good` bytes; what follows is cut off.
-    pub fn log(&self, good: usize) -> Result<LogFile, Problem> {
+    /// Opens the log for appending after its first `good` bytes; what follows is cut off. `None`: it has to be written anew. On a
+    /// read-only disk writing will fail, not this.
+    pub fn log(&self, good: Option<usize>) -> Result<LogFile, Problem> {
         let path = self.file("log");
         let mut log = LogFile { dir: self.path.clone(), file: None };
-        log.reopen(Some(good as u64)).map_err(|e| Problem::os("open for writing", &path, e))?;
+        if let Some(good) = good {
+            unless_read_only(log.reopen(Some(good as u64))).map_err(|e| Problem::os("open for writing", &path, e))?;
+        }
         Ok(log)
     }
+}
+
+/// A card that went read-only must not keep a node from starting: its votes then count in memory, after a quiet start.
+pub fn unless_read_only(result: io::Result<()>) -> io::Result<()> {
+    result.or_else(|e| if e.kind() == ErrorKind::ReadOnlyFilesystem { Ok(()) } else { Err(e) })
 }
 
 fn create(path: &Path) -> Result<(), Problem> {
@@ -153,18 +167,29 @@ pub fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
 
 /// The vote file, open for saving.
 pub struct VoteFile {
-    file: File,
+    path: PathBuf,
+    /// `None`: it could not be opened (yet).
+    file: Option<File>,
     /// The newest good vote is here; the other slot is overwritten next.
     slot: usize,
     sequence: u64,
 }
 
 impl VoteFile {
+    fn reopen(&mut self) -> io::Result<()> {
+        self.file = Some(OpenOptions::new().write(true).open(&self.path)?);
+        Ok(())
+    }
+
     /// Saves a vote: when this returns without error, it is on the device. After an error the vote before is still there.
     pub fn save(&mut self, vote: &SlotBody) -> io::Result<()> {
         let (slot, sequence) = (1 - self.slot, self.sequence + 1);
-        self.file.write_all_at(&vote.clone().seal(sequence), (slot * SLOT_DISTANCE) as u64)?;
-        self.file.sync_data()?;
+        if self.file.is_none() {
+            self.reopen()?;
+        }
+        let file = self.file.as_ref().ok_or(ErrorKind::NotFound)?;
+        file.write_all_at(&vote.clone().seal(sequence), (slot * SLOT_DISTANCE) as u64)?;
+        file.sync_data()?;
         (self.slot, self.sequence) = (slot, sequence);
         Ok(())
     }

@@ -174,8 +174,8 @@ fn read_snapshot(directory: &Directory) -> Result<Option<SnapshotMeta>, Problem>
     Ok(snapshot.ok())
 }
 
-/// The log and the length of its file.
-fn read_log(directory: &Directory, snapshot: Option<&SnapshotMeta>) -> Result<(Log, usize), Problem> {
+/// The log and the length of its file; none where the file is not as the log is, and could not be written.
+fn read_log(directory: &Directory, snapshot: Option<&SnapshotMeta>) -> Result<(Log, Option<usize>), Problem> {
     let file = directory.read("log")?;
     let existed = file.is_some();
     let Replayed { mut log, good, damage } = replay(&file.unwrap_or_default());
@@ -187,9 +187,13 @@ fn read_log(directory: &Directory, snapshot: Option<&SnapshotMeta>) -> Result<(L
         warn!("{} doesn't fit the snapshot and is dropped; the leader sends it again", directory.file("log").display());
     }
     if !changed && good > 0 {
-        return Ok((log, good));
+        return Ok((log, Some(good)));
     }
     let contents = log.to_file();
-    directory.write("log", &contents)?;
-    Ok((log, contents.len()))
+    let written = directory.write("log", &contents);
+    match written {
+        Ok(()) => Ok((log, Some(contents.len()))),
+        Err(problem) if problem.is_read_only() => Ok((log, None)),
+        Err(problem) => Err(problem),
+    }
 }
