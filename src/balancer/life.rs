@@ -19,11 +19,14 @@ impl Engine {
                 return self.end(key, true);
             };
             conn.target = i as u16;
-            match tcp::connect(listener.backends[i].address) {
+            let address = listener.backends[i].address;
+            match tcp::connect(address) {
                 Ok(fd) => return self.dialled(key, fd),
                 Err(e) if is_local_shortage(&e) => {
                     return self.pause_and_reset(key, &format!("can't connect to backends: {e}"));
                 }
+                // Ports are counted per destination, so there may be one towards the next backend.
+                Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => self.tell_ports(address, &e),
                 Err(e) => self.dial_failed(key, &e),
             }
         }
