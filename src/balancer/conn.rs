@@ -76,10 +76,16 @@ impl Conn {
         self.client.has(FIN_SENT) || self.backend.has(FIN_SENT)
     }
 
+    /// Whether it waits for the one direction that is still open to bring something; not while that waits for its reader.
+    pub const fn awaits_other_half(&self) -> bool {
+        let (client, backend) = (&self.client, &self.backend);
+        client.has(FIN_SENT) && !client.blocked_on(backend) || backend.has(FIN_SENT) && !backend.blocked_on(client)
+    }
+
     /// One read in each direction, and what follows from it; and the bytes read, from the client and from the backend.
     pub fn turn(&mut self, bench: &mut Bench) -> (Verdict, [usize; 2]) {
         let (client, backend) = (&mut self.client, &mut self.backend);
-        bench.moved = 0;
+        (bench.moved, bench.flushed) = (0, 0);
         let up = pump(client, backend, bench);
         let moved_up = std::mem::take(&mut bench.moved);
         let down = pump(backend, client, bench);

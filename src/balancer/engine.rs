@@ -12,6 +12,7 @@ use crate::sys::epoll::{BATCH, Bell, Epoll, Event};
 use crate::sys::tcp;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind::WouldBlock};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,6 +20,8 @@ use std::time::Duration;
 const TURN: Duration = Duration::from_millis(1);
 /// Accepts per turn and listener: each costs about 20 µs with its connect.
 const ACCEPTS: usize = 16;
+/// A warning that may come with every connection is told this often.
+const TELL: Duration = Duration::from_secs(60);
 /// Timeouts are looked at this often, and accepting is resumed.
 pub const SWEEP: Duration = Duration::from_secs(1);
 /// Descriptors left for everything else: raft, control socket, files, standard streams.
@@ -43,6 +46,7 @@ pub struct Engine {
     pub(super) paused: bool,
     pauses: u64,
     pause_told: Option<Instant>,
+    ports_told: Option<Instant>,
 }
 
 /// Tokens: a connection's stamp (never 0), slot and end; or 0 and the number of a listener; or 0 and all ones for the bell.
@@ -85,6 +89,7 @@ impl Engine {
             paused: false,
             pauses: 0,
             pause_told: None,
+            ports_told: None,
         })
     }
 
@@ -227,9 +232,19 @@ impl Engine {
     pub(super) fn pause(&mut self, why: &str) {
         self.paused = true;
         self.pauses += 1;
-        if self.pause_told.is_none_or(|t| self.now.since(t) >= Duration::from_secs(60)) {
-            self.pause_told = Some(self.now);
+        if is_due(&mut self.pause_told, self.now) {
             log::warn!("accepting pauses: {why}; new connections wait (told once a minute)");
+        }
+    }
+
+    /// Says that a connect to `backend` found no free local port: nothing is wrong with the backend.
+    pub(super) fn tell_ports(&mut self, backend: SocketAddr, e: &io::Error) {
+        if is_due(&mut self.ports_told, self.now) {
+            log::warn!(
+                "local ports are exhausted: can't connect to backend {backend} ({e}); other backends are tried. Widen \
+                 sysctl net.ipv4.ip_local_port_range or add backends, and see that this machine has an address of the \
+                 backend's family (told once a minute)"
+            );
         }
     }
 
@@ -298,6 +313,15 @@ impl Engine {
         };
         self.listeners.iter().enumerate().map(one).collect()
     }
+}
+
+/// Whether a warning last told at `told` may be told again; then notes that it was.
+fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
+    let due = told.is_none_or(|t| now.since(t) >= TELL);
+    if due {
+        *told = Some(now);
+    }
+    due
 }
 
 fn backend_status(b: &super::listen::Backend) -> BackendStatus {

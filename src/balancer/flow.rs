@@ -51,12 +51,14 @@ pub struct Bench {
     pub pipes: Pipes,
     /// Bytes read since the caller last set it to 0.
     pub moved: usize,
+    /// Bytes that had been held back and were sent since the caller last set it to 0.
+    pub flushed: usize,
 }
 
 impl Bench {
     /// A buffer of [`FULL`] bytes and a pool of at most `pipes`.
     pub fn new(pipes: usize) -> Self {
-        Self { buf: vec![0; FULL].into_boxed_slice(), pipes: Pipes::new(pipes), moved: 0 }
+        Self { buf: vec![0; FULL].into_boxed_slice(), pipes: Pipes::new(pipes), moved: 0, flushed: 0 }
     }
 }
 
@@ -145,6 +147,11 @@ impl Half {
         self.has(EOF) && matches!(self.held, Held::Nothing)
     }
 
+    /// Whether what came from this side waits for `dst` to take it.
+    pub const fn blocked_on(&self, dst: &Half) -> bool {
+        !matches!(self.held, Held::Nothing) || !dst.has(WRITABLE)
+    }
+
     /// Sends FIN on this socket. False: it is broken.
     pub fn finish(&mut self) -> bool {
         self.set(FIN_SENT);
@@ -183,7 +190,7 @@ pub fn pump(src: &mut Half, dst: &mut Half, bench: &mut Bench) -> Step {
     if !dst.has(WRITABLE) {
         return Step::Idle;
     }
-    match flush(src, dst, &mut bench.pipes) {
+    match flush(src, dst, bench) {
         Ok(true) => {}
         Ok(false) => return Step::Idle,
         Err(_) => {
@@ -202,23 +209,29 @@ pub fn pump(src: &mut Half, dst: &mut Half, bench: &mut Bench) -> Step {
 }
 
 /// Sends what is held. `Ok(true)`: nothing is held any more. `Ok(false)`: `dst` is blocked. `Err`: `dst` is broken.
-fn flush(src: &mut Half, dst: &mut Half, pipes: &mut Pipes) -> io::Result<bool> {
+fn flush(src: &mut Half, dst: &mut Half, bench: &mut Bench) -> io::Result<bool> {
     let Some(to) = dst.fd() else { return Ok(false) };
     let blocked = match &mut src.held {
         Held::Nothing => return Ok(true),
         Held::Bytes(rest) => match tcp::send(to, &rest.bytes[rest.sent..], false) {
             Ok(n) => {
                 rest.sent += n;
+                bench.flushed += n;
                 rest.sent < rest.bytes.len()
             }
             Err(e) if e.kind() == WouldBlock => true,
             Err(e) => return Err(e),
         },
-        Held::Pipe(pipe) => drain(pipe, to)?,
+        Held::Pipe(pipe) => {
+            let before = pipe.len;
+            let blocked = drain(pipe, to)?;
+            bench.flushed += before - pipe.len;
+            blocked
+        }
     };
     match blocked {
         true => dst.clear(WRITABLE),
-        false => src.drop_held(pipes),
+        false => src.drop_held(&mut bench.pipes),
     }
     Ok(!blocked)
 }
@@ -300,7 +313,7 @@ fn splice_once(src: &mut Half, dst: &mut Half, bench: &mut Bench) -> Step {
         src.run = 0;
         src.clear(SPLICE);
     }
-    if flush(src, dst, &mut bench.pipes).is_err() {
+    if flush(src, dst, bench).is_err() {
         dst.broke();
     }
     Step::Idle

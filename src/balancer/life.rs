@@ -19,11 +19,14 @@ impl Engine {
                 return self.end(key, true);
             };
             conn.target = i as u16;
-            match tcp::connect(listener.backends[i].address) {
+            let address = listener.backends[i].address;
+            match tcp::connect(address) {
                 Ok(fd) => return self.dialled(key, fd),
                 Err(e) if is_local_shortage(&e) => {
                     return self.pause_and_reset(key, &format!("can't connect to backends: {e}"));
                 }
+                // Ports are counted per destination, so there may be one towards the next backend.
+                Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => self.tell_ports(address, &e),
                 Err(e) => self.dial_failed(key, &e),
             }
         }
@@ -132,7 +135,7 @@ impl Engine {
         let Some(conn) = self.slab.get_mut(key) else { return 0 };
         let half_closed = conn.half_closed();
         let (verdict, moved) = conn.turn(&mut self.bench);
-        if moved != [0; 2] || conn.half_closed() != half_closed {
+        if moved != [0; 2] || self.bench.flushed > 0 || conn.half_closed() != half_closed {
             conn.touched = stamp;
         }
         let listener = &mut self.listeners[usize::from(conn.listener)];
@@ -180,7 +183,8 @@ fn look(conn: &mut Conn, stamp: u32, limits: &super::Limits) -> bool {
     let age = u128::from(stamp.wrapping_sub(conn.touched));
     let allowed = match conn.is(CONNECTING) {
         true => limits.connect_timeout,
-        false if conn.half_closed() => limits.half_close_timeout.min(limits.idle_timeout),
+        // A reader may take longer over what was already sent than a sender may be silent.
+        false if conn.awaits_other_half() => limits.half_close_timeout.min(limits.idle_timeout),
         false => limits.idle_timeout,
     };
     if age >= allowed.as_millis() {

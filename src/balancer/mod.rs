@@ -48,7 +48,8 @@ pub struct Spec {
 pub struct Limits {
     /// For one backend to answer a connect; then the next is tried. Default 2 s.
     pub connect_timeout: Duration,
-    /// For a connection of which one side has sent FIN to stay without a byte before it is reset. Default 30 s.
+    /// For a connection of which one side has sent FIN to stay without a byte from the other before it is reset. Not while
+    /// bytes wait for their reader: then the next two decide. Default 30 s.
     pub half_close_timeout: Duration,
     /// For any connection to stay without a byte before it is reset. Default 1 h.
     pub idle_timeout: Duration,

@@ -1,10 +1,12 @@
 //! How streams end: half-close, reset, and never the one for the other.
+use super::lab;
 use super::rig::*;
+use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::mpsc;
 use std::thread::{self};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[test]
 fn half_close_by_the_client_leaves_the_answer_its_way() {
@@ -55,6 +57,67 @@ fn a_half_closed_connection_without_a_byte_is_reset_in_time() {
     assert_eq!(rig.counters().open, 1, "one that isn't half-closed stays");
     other.set_nonblocking(true).expect("option");
     assert_eq!(other.read(&mut [0]).expect_err("open, and silent").kind(), ErrorKind::WouldBlock);
+}
+
+/// A server that answers once it was asked, and asking by half-close through a `rig` with these timeouts.
+fn half_closed_download(
+    len: u64,
+    half_close: Duration,
+    idle: Duration,
+    mut c: impl FnMut(&Rig) -> TcpStream,
+) -> (Rig, TcpStream) {
+    let server = backend(move |mut s| {
+        let _ = SockRef::from(&s).set_send_buffer_size(128 << 10);
+        read_out(&mut s).1.expect("the request ends");
+        // An error is seen by the client too, and told there.
+        let _ = Pattern::new(8).write(&mut s, 0, len);
+    });
+    let mut spec = spec(vec![balancer(0, false, &[server])]);
+    (spec.limits.half_close_timeout, spec.limits.idle_timeout) = (half_close, idle);
+    let rig = Rig::with(spec);
+    let mut c = c(&rig);
+    c.write_all(b"all of it, please").expect("write");
+    c.shutdown(Shutdown::Write).expect("shutdown");
+    (rig, c)
+}
+
+/// Reads `step` bytes each 100 ms for `time`, then the rest as fast as it comes; returns the length.
+fn read_slowly_then_fast(c: &mut TcpStream, step: u64, time: Duration) -> u64 {
+    let (pattern, began, mut at) = (Pattern::new(8), Instant::now(), 0);
+    while began.elapsed() < time {
+        at = pattern.check(c, at, at + step);
+        thread::sleep(Duration::from_millis(100));
+    }
+    pattern.check(c, at, u64::MAX)
+}
+
+#[test]
+fn a_half_closed_download_outlives_its_timeout_while_the_reader_is_slow() {
+    let len = 16 << 20; // more than the buffers on the way take
+    let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
+    let (rig, mut c) = half_closed_download(len, second, hour, Rig::connect);
+    assert_eq!(read_slowly_then_fast(&mut c, 2000, 4 * second), len);
+    rig.until("closed", |s| s.open == 0);
+}
+
+#[test]
+fn what_a_slow_reader_takes_from_a_full_pipe_counts_as_life() {
+    lab::isolated("ends::what_a_slow_reader_takes_from_a_full_pipe_counts_as_life", || {
+        // The forwarder receives much at once and sends in small bites: many sends for one read.
+        lab::sh("ip link set lo up mtu 1500");
+        lab::sh("echo '4096 1048576 4194304' > /proc/sys/net/ipv4/tcp_rmem");
+        lab::sh("echo '4096 8192 8192' > /proc/sys/net/ipv4/tcp_wmem");
+        let len = 4 << 20;
+        let two = Duration::from_secs(2);
+        let (rig, mut c) = half_closed_download(len, two, two, |rig| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+            socket.set_recv_buffer_size(8 << 10).expect("option");
+            socket.connect(&SocketAddr::from(([127, 0, 0, 1], rig.ports[0])).into()).expect("the forwarder listens");
+            patient(socket.into())
+        });
+        assert_eq!(read_slowly_then_fast(&mut c, 3000, 3 * two), len);
+        rig.until("closed", |s| s.open == 0);
+    });
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Memory, descriptors and connections have bounds.
 use super::lab;
 use super::rig::*;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::sync::mpsc;
+use socket2::{Domain, Socket, Type};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::{Mutex, mpsc};
 use std::thread::{self};
 use std::time::{Duration, Instant};
 
@@ -149,4 +150,58 @@ fn the_limit_of_connections_holds_and_lets_the_next_in() {
     for (mut c, i) in clients.into_iter().zip(0..) {
         assert_eq!(read_one(&mut c), Some(i), "each is served once it is its turn");
     }
+}
+
+/// Keeps the warnings of the one test of its process that installs it.
+struct Warnings(Mutex<Vec<String>>);
+
+static WARNINGS: Warnings = Warnings(Mutex::new(Vec::new()));
+
+impl log::Log for Warnings {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().expect("no test thread panics here").push(record.args().to_string());
+    }
+    fn flush(&self) {}
+}
+
+#[test]
+fn running_out_of_local_ports_is_not_the_backends_fault() {
+    lab::isolated("limits::running_out_of_local_ports_is_not_the_backends_fault", || {
+        lab::sh("ip link set lo up");
+        log::set_logger(&WARNINGS).expect("no logger yet");
+        log::set_max_level(log::LevelFilter::Info);
+        let rig = Rig::new(&[backend(echo), backend(echo)]);
+        let first: SocketAddr = rig.counters().backends[0].address.parse().expect("an address");
+        lab::sh("echo '20000 20003' > /proc/sys/net/ipv4/ip_local_port_range");
+        let direct: Vec<_> = (0..4).map(|_| patient(TcpStream::connect(first).expect("one of four ports"))).collect();
+        let full = TcpStream::connect(first).expect_err("no port is left");
+        assert_eq!(full.kind(), ErrorKind::AddrNotAvailable);
+        // Clients with ports of their own choice, because the forwarder shares their network here.
+        let mut ports = 10_000..;
+        let mut client = || {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+            socket.bind(&SocketAddr::from(([127, 0, 0, 1], ports.next().expect("a port"))).into()).expect("bind");
+            socket.connect(&SocketAddr::from(([127, 0, 0, 1], rig.ports[0])).into()).expect("the forwarder listens");
+            let mut c = patient(socket.into());
+            let _ = c.write_all(b"x"); // may be reset already
+            c
+        };
+        let mut served: Vec<_> = (0..4).map(|_| client()).collect();
+        served.iter_mut().for_each(|c| assert_eq!(read_one(c), Some(b'x'), "the second backend still has ports"));
+        for _ in 0..3 {
+            assert_eq!(read_one(&mut client()), None, "no backend has");
+        }
+        let s = rig.counters();
+        assert_eq!((s.backends[0].failed, s.backends[1].failed), (0, 0), "nothing is wrong with the backends");
+        assert_eq!((s.backends[0].connected, s.backends[1].connected, s.no_backend), (0, 4, 3));
+        let told = WARNINGS.0.lock().expect("unpoisoned").clone();
+        assert!(told.len() == 1 && told[0].contains("ip_local_port_range"), "one line with the cause: {told:?}");
+        direct.into_iter().for_each(rst); // a FIN would leave the ports in TIME-WAIT
+        let mut c = client();
+        assert_eq!(read_one(&mut c), Some(b'x'), "there are ports again");
+        assert_eq!(rig.counters().backends[0].connected, 1);
+    });
 }
