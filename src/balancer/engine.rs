@@ -13,6 +13,7 @@ use crate::sys::tcp;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind::WouldBlock};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub struct Engine {
     pub(super) bench: Bench,
     pub(super) limits: Limits,
     max_connections: usize,
+    /// Kept back, so that a client that was accepted gets its backend's socket too.
+    pub(super) spare: Option<OwnedFd>,
     holding: bool,
     always: bool,
     began: Instant,
@@ -81,6 +84,7 @@ impl Engine {
             bench: Bench::new(spec.limits.pipes),
             max_connections: spec.limits.max_connections.unwrap_or(by_fds),
             limits: spec.limits,
+            spare: None,
             holding: false,
             always: spec.serve_vip_always,
             began: now,
@@ -185,6 +189,12 @@ impl Engine {
     fn accept_one(&mut self, i: usize) {
         if self.slab.len() >= self.max_connections {
             return self.pause(&format!("{} connections are open, the limit", self.max_connections));
+        }
+        if self.spare.is_none() {
+            match self.epoll.duplicate() {
+                Ok(fd) => self.spare = Some(fd),
+                Err(e) => return self.pause(&format!("no descriptor for a backend's socket: {e}")),
+            }
         }
         let serve = self.serves(i);
         let listener = &mut self.listeners[i];

@@ -20,7 +20,11 @@ impl Engine {
             };
             conn.target = i as u16;
             let address = listener.backends[i].address;
-            match tcp::connect(address) {
+            let connected = match tcp::connect(address) {
+                Err(e) if is_local_shortage(&e) && self.spare.take().is_some() => tcp::connect(address),
+                result => result,
+            };
+            match connected {
                 Ok(fd) => return self.dialled(key, fd),
                 Err(e) if is_local_shortage(&e) => {
                     return self.pause_and_reset(key, &format!("can't connect to backends: {e}"));

@@ -4,7 +4,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -58,6 +58,11 @@ impl Epoll {
     pub fn new() -> io::Result<Self> {
         let inner = nix::sys::epoll::Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         Ok(Self { inner, batch: [EpollEvent::empty(); BATCH] })
+    }
+
+    /// Another descriptor of the same instance: one that can be given up when another is needed.
+    pub fn duplicate(&self) -> io::Result<OwnedFd> {
+        self.inner.0.try_clone()
     }
 
     /// Registers a connection's socket for everything. It leaves by being closed.
