@@ -194,10 +194,18 @@ fn place(key: &str, line: Option<u32>, wanted: &Path, refused: &Refused) -> Prob
         }
         Why::NoFiles => format!("{at} shows the kernel's state and takes no files; set {key} to a path below /run or /var/lib"),
         Why::NoSocket => format!("{at} exists and is not a socket; remove it, or set {key} to another path"),
-        Why::Denied { owner, mode, uid, gid } => format!(
-            "{at} belongs to uid {owner} with mode {mode:o}, so the daemon (uid {uid}, gid {gid}, without CAP_DAC_OVERRIDE) \
-             can't use it; `chown {uid}:{gid} {at}`, change its mode, or set {key} to another path"
-        ),
+        Why::Denied { owner, mode, uid, gid, passed } => {
+            let way = match key {
+                _ if *passed => format!("let it pass with `chmod o+x {at}`"),
+                "stateDir" => format!("`chown -R {uid}:{gid} {}`", wanted.display()),
+                // Such a directory may be anybody's, as /run is.
+                _ => format!("leave {key} out, or name a path in a directory of uid {uid}"),
+            };
+            format!(
+                "{at} belongs to uid {owner} with mode {mode:o}, so the daemon (uid {uid}, gid {gid}, without CAP_DAC_OVERRIDE) \
+                 can't use it; {way}"
+            )
+        }
     };
     let subject = if refused.place == wanted { String::new() } else { format!("{}: ", wanted.display()) };
     Problem { privilege: denied, ..Problem::new(line, key, format!("{subject}{text}")) }

@@ -49,6 +49,8 @@ pub enum Why {
         uid: u32,
         /// The daemon's gid.
         gid: u32,
+        /// It is only to be passed through, on the way to what lies below.
+        passed: bool,
     },
 }
 
@@ -102,7 +104,7 @@ impl Daemon {
         if mode >> shift & need == need {
             return Ok(());
         }
-        Err(refused(place, Why::Denied { owner, mode, uid: self.uid, gid: self.gid }))
+        Err(refused(place, Why::Denied { owner, mode, uid: self.uid, gid: self.gid, passed: need == SEARCH }))
     }
 }
 
