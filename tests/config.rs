@@ -288,6 +288,88 @@ fn check_here_names_what_this_machine_has() {
     assert!(err.contains(": localPeer.address: 203.0.113.77 is not an address of this machine, which has "), "{err}");
 }
 
+/// Nothing of it needs the network: `more` is appended, and the node is alone on the loopback interface.
+fn check_here(name: &str, more: &str) -> (i32, String, String) {
+    let file = std::env::temp_dir().join(format!("kube-vip-here-{}-{name}.yaml", std::process::id()));
+    std::fs::write(&file, format!("vip: 198.51.100.9\ninterface: lo\nsingleNode: true\n{more}")).expect("a file");
+    let told = run(&["check", "--here", "-c", file.to_str().expect("UTF-8")]);
+    std::fs::remove_file(&file).expect("removed");
+    told
+}
+
+#[test]
+fn check_here_finds_a_taken_port_of_the_vip() {
+    let other = std::net::TcpListener::bind(("0.0.0.0", 0)).expect("a listener");
+    let port = other.local_addr().expect("bound").port();
+    let balancer = format!("loadBalancers:\n- {{port: {port}, bindToVip: true, backends: [{{address: 10.0.0.7, port: 1}}]}}\n");
+    let (code, _, err) = check_here("port", &balancer);
+    assert_eq!(code, 78, "{err}");
+    assert!(err.contains(&format!(".yaml:5: loadBalancers[0].port: {port} is in use")), "{err}");
+    drop(other);
+    let (_, _, err) = check_here("port", &balancer);
+    assert!(!err.contains("in use"), "{err}");
+}
+
+#[test]
+fn check_here_knows_users_and_groups() {
+    let (code, _, err) = check_here("user", "user: no-such-user\ngroup: no-such-group\n");
+    assert_eq!(code, 78, "{err}");
+    assert!(err.contains(".yaml:4: user: there is no user no-such-user; create it"), "{err}");
+    assert!(err.contains(".yaml:5: group: there is no group no-such-group; create it"), "{err}");
+    let (code, _, err) = check_here("user", "user: \"4294967295\"\n");
+    assert_eq!(code, 78, "{err}");
+    assert!(err.contains(".yaml:4: user: 4294967295 is no number of a user or group"), "{err}");
+}
+
+#[test]
+fn check_here_knows_where_no_socket_can_be_made() {
+    let file = std::env::temp_dir().join(format!("kube-vip-file-{}", std::process::id()));
+    std::fs::write(&file, "").expect("a file");
+    let below = file.join("x.sock").display().to_string();
+    for (path, says) in [
+        ("/nonexistent/dir/x.sock", "the directory /nonexistent/dir does not exist; `mkdir -p /nonexistent/dir`"),
+        ("/proc/x.sock", "/proc shows the kernel's state"),
+        (below.as_str(), "is no directory; set controlSocket"),
+        (&file.display().to_string(), "exists and is not a socket; remove it"),
+        ("/run/", "names a directory"),
+        ("/run/x.vip", "ends in .vip"),
+    ] {
+        let (code, _, err) = check_here("socket", &format!("controlSocket: {path}\n"));
+        assert_eq!(code, 78, "{path}: {err}");
+        assert!(err.contains(".yaml:4: controlSocket: ") && err.contains(says), "{path}: {err}");
+    }
+    std::fs::remove_file(&file).expect("removed");
+    let good = file.with_extension("sock").display().to_string();
+    let (_, _, err) = check_here("socket", &format!("controlSocket: {good}\n"));
+    assert!(!err.contains("controlSocket"), "{err}");
+}
+
+#[test]
+fn a_directory_that_the_daemon_may_not_write_is_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = std::env::temp_dir().join(format!("kube-vip-mode-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).expect("a directory");
+    // Root too: the daemon gives up CAP_DAC_OVERRIDE.
+    std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o555)).expect("its mode");
+    let (code, _, err) = check_here("mode", &format!("controlSocket: {}/x.sock\n", dir.display()));
+    std::fs::remove_dir(&dir).expect("removed");
+    assert!(code == 78 || code == 77, "{code}: {err}");
+    let told = err.contains("mode 555, so the daemon") || err.contains("permission denied; start as root");
+    assert!(told && err.contains(".yaml:4: controlSocket: "), "{err}");
+}
+
+#[test]
+fn what_cannot_be_printed_is_told() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+    let (code, _, err) = told(kube_vip(&["sample", "config"]).stdout(full).output().expect("it starts"));
+    assert_eq!(code, 1);
+    assert!(err.contains("can't write to standard output: No space left"), "{err}");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let (code, _, err) = told(kube_vip(&["sample", "config"]).stdout(writer).output().expect("it starts"));
+    assert_eq!((code, err.as_str()), (1, ""), "nobody reads on");
+}
+
 #[test]
 fn unreadable_files_are_told() {
     let (code, _, err) = run(&["check", "-c", "/nonexistent/c.yaml"]);
@@ -303,13 +385,14 @@ fn usage_errors_end_with_64_and_help_with_0() {
     for (line, says) in [
         ("", "kube-vip sample config > config.yaml"),
         ("strat", "did you mean `start`?"),
-        ("start", "--config"),
+        ("start", "kube-vip start -c config.yaml"),
         ("start -c f --log many", "write a number"),
         ("start -c f --disbleVIP", "did you mean --disableVIP?"),
         ("start -c f -c g", "duplicate"),
         ("check config.yaml", "check -c config.yaml"),
         ("sample", "manifest"),
-        ("sample config --lbPort 70000", "lbPort"),
+        ("sample config --lbPort 70000", "write a number from 1 to 65535"),
+        ("version extra", "`kube-vip version` alone"),
         ("sample config --arp=maybe", "arp"),
         ("sample config --localPeer server1", "id:address:port"),
         ("sample config --lbBackends 10.0.0.1:web", "not a port"),
@@ -325,6 +408,9 @@ fn usage_errors_end_with_64_and_help_with_0() {
         ("start --help", "-d, --disableVIP"),
         ("sample config --help", "--lbBindToVip"),
         ("version", "kube-vip 0."),
+        ("--version", "kube-vip 0."),
+        ("-v", "kube-vip 0."),
+        ("-V", "kube-vip 0."),
     ] {
         let (code, out, err) = run(&line.split_whitespace().collect::<Vec<_>>());
         assert_eq!((code, err.as_str()), (0, ""), "{line}: {err}");

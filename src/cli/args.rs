@@ -92,7 +92,7 @@ pub struct SampleConfig {
     #[argh(option, long = "lbname", arg_name = "name")]
     pub lb_name: Option<String>,
     /// port of the balancer
-    #[argh(option, long = "lbport", arg_name = "port")]
+    #[argh(option, long = "lbport", arg_name = "port", from_str_fn(port))]
     pub lb_port: Option<u16>,
     /// backends of the balancer, as address:port,address:port
     #[argh(option, long = "lbbackends", arg_name = "list")]
@@ -167,6 +167,10 @@ fn log_level(text: &str) -> Result<u8, String> {
         .ok()
         .filter(|n| *n <= 6)
         .ok_or_else(|| "write a number from 0 (errors) to 6 (everything); 4 is usual".to_owned())
+}
+
+fn port(text: &str) -> Result<u16, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "write a number from 1 to 65535, e.g. --lbPort 8080".to_owned())
 }
 
 /// ask the running node who leads, who holds the VIP, and how the balancers do

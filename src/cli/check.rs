@@ -20,6 +20,9 @@ fn judge(args: &Check) -> Result<String, Problems> {
     if !args.here {
         return Ok(draft.gist());
     }
-    let (here, _) = config::load_here(&args.config, &Overrides::default())?;
+    let (here, warnings) = config::load_here(&args.config, &Overrides::default())?;
+    for warning in warnings.iter().skip(draft.warnings.len()) {
+        eprintln!("{warning}");
+    }
     Ok(format!("{}; this machine is {} and ready", draft.gist(), here.local.id))
 }

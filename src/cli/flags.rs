@@ -61,6 +61,9 @@ fn known(words: &[&str]) -> &'static [Flag] {
 /// # Errors
 /// What is wrong with it, and what was probably meant.
 pub(super) fn normalise(args: &[String]) -> Result<Vec<String>, String> {
+    if matches!(args.first().map(String::as_str), Some("--version" | "-v" | "-V")) && args.len() == 1 {
+        return Ok(vec!["version".to_owned()]);
+    }
     let words = command_words(args)?;
     let flags = known(&words);
     let mut out: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
@@ -77,7 +80,24 @@ pub(super) fn normalise(args: &[String]) -> Result<Vec<String>, String> {
             None => return Err(format!("{arg:?} is one word too many; {}", after(&words))),
         }
     }
+    if !out.iter().any(|o| o == "--help") {
+        complete(&words, &out)?;
+    }
     Ok(out)
+}
+
+/// What must not be left out.
+fn complete(words: &[&str], out: &[String]) -> Result<(), String> {
+    match words {
+        ["sample"] => {
+            Err("sample of what? `kube-vip sample config > config.yaml` or `kube-vip sample manifest > kube-vip.yaml`"
+                .to_owned())
+        }
+        [command @ ("start" | "check" | "status" | "cleanup")] if !out.iter().any(|o| o == "--config") => Err(format!(
+            "{command} needs a configuration: `kube-vip {command} -c config.yaml` (`kube-vip sample config > config.yaml` prints one)"
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// The words that name the command: one, or two after `sample`.
@@ -103,6 +123,8 @@ fn command_words(args: &[String]) -> Result<Vec<&str>, String> {
 fn after(words: &[&str]) -> String {
     match words {
         ["sample", "config"] => "to keep the sample, write `kube-vip sample config > config.yaml`".to_owned(),
+        ["sample", "manifest"] => "to keep the manifest, write `kube-vip sample manifest > kube-vip.yaml`".to_owned(),
+        ["version"] => "write `kube-vip version` alone".to_owned(),
         [] => format!("begin with a command: {}", COMMANDS.join(", ")),
         _ => format!("name a file with its flag, as in `kube-vip {} -c config.yaml`", words.join(" ")),
     }
@@ -191,6 +213,9 @@ mod tests {
             ("start -c=f --disable-vip", "start --config f --disablevip"),
             ("start --config=f --DISABLEVIP=true", "start --config f --disablevip"),
             ("start -cf -dsl --log=5", "start --config f --disablevip --singlenode --startasleader --log 5"),
+            ("-V", "version"),
+            ("--version", "version"),
+            ("start --help", "start --help"),
             ("start -dc f", "start --disablevip --config f"),
             ("sample config --arp --lbBindToVip=false", "sample config --arp true --lbbindtovip false"),
             ("sample config --arp false --vip -x", "sample config --arp false --vip -x"),
@@ -213,6 +238,10 @@ mod tests {
             ("start -c", "wants a value"),
             ("check config.yaml", "as in `kube-vip check -c config.yaml`"),
             ("version --json", "only --help"),
+            ("version extra", "write `kube-vip version` alone"),
+            ("sample", "kube-vip sample config > config.yaml"),
+            ("start -d", "kube-vip start -c config.yaml"),
+            ("cleanup", "kube-vip cleanup -c config.yaml"),
             ("start -c f --", "is no flag"),
             ("start -é", "is no flag"),
         ] {

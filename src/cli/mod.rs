@@ -36,7 +36,7 @@ Commands:
   start             run this node
   status            ask the running node; --json for machines
   cleanup           remove a VIP that an earlier run left behind
-  version           print version, target and revision
+  version           print version, target and revision (also --version, -v, -V)
 
 `kube-vip COMMAND --help` explains the flags of a command.
 
@@ -118,9 +118,15 @@ fn usage(why: &str) -> Exit {
 /// Prints to standard output; a closed pipe (`| head`) is no failure worth words.
 fn print(text: &str) -> Exit {
     use std::io::Write;
-    match writeln!(std::io::stdout().lock(), "{text}") {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Ok(()) => Exit::Fine,
-        Err(_) => Exit::Failed,
+        Err(e) => {
+            if e.kind() != std::io::ErrorKind::BrokenPipe {
+                eprintln!("kube-vip: can't write to standard output: {e}; what was printed is not complete");
+            }
+            Exit::Failed
+        }
     }
 }
 

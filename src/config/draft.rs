@@ -46,6 +46,12 @@ pub struct Lines {
     pub interface: Option<u32>,
     /// `stateDir`.
     pub state_dir: Option<u32>,
+    /// `controlSocket`.
+    pub control_socket: Option<u32>,
+    /// `user`.
+    pub user: Option<u32>,
+    /// `group`.
+    pub group: Option<u32>,
     /// This node, and its key's path.
     pub local: Option<(u32, String)>,
     /// The `port` of each balancer, in order.
@@ -112,6 +118,9 @@ fn checked(file: &Path, raw: &RawConfig, overrides: &Overrides, found: &mut Foun
     let lines = Lines {
         interface: raw.interface.line(),
         state_dir: raw.state_dir.line(),
+        control_socket: raw.control_socket.line(),
+        user: raw.user.line(),
+        group: raw.group.line(),
         local: None,
         balancers: raw.balancers.iter().map(|b| b.port.line()).collect(),
     };

@@ -166,7 +166,14 @@ pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
     if text.len() > 107 {
         return Err(format!("has {} bytes; a unix socket's path has at most 107", text.len()));
     }
-    path(text)
+    if text.ends_with('/') || text.ends_with("/.") {
+        return Err("names a directory; write the socket's own name after it, e.g. /run/kube-vip/server1.sock".to_owned());
+    }
+    let path = path(text)?;
+    if path.extension().is_some_and(|e| e == "vip") {
+        return Err("ends in .vip, the name of the record beside the socket; write .sock".to_owned());
+    }
+    Ok(path)
 }
 
 /// A user's or group's name or number.
@@ -174,7 +181,10 @@ pub(crate) fn account(text: &str) -> Result<String, String> {
     let good = !text.is_empty()
         && text.len() <= 32
         && !text.contains(|c: char| c == ':' || c == '/' || c.is_whitespace() || c.is_control());
-    if good {
+    if good && text.bytes().all(|b| b.is_ascii_digit()) && text.parse().unwrap_or(u32::MAX) == u32::MAX {
+        // setresuid(2) takes u32::MAX for "leave as it is": the daemon would stay root.
+        Err(format!("is no number of a user or group; {} is the largest", u32::MAX - 1))
+    } else if good {
         Ok(text.to_owned())
     } else {
         Err("can't be a user or group; write its name or number, e.g. kube-vip or 998".to_owned())

@@ -3,10 +3,14 @@
 use super::checked::Config;
 use super::draft::{Lines, list};
 use super::machine::{Interface, Machine};
+use super::places::{Refused, Why};
 use super::problem::Problem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 /// Capability numbers of linux/capability.h.
+const SETGID: (u32, &str) = (6, "CAP_SETGID");
+const SETUID: (u32, &str) = (7, "CAP_SETUID");
 const NET_BIND_SERVICE: (u32, &str) = (10, "CAP_NET_BIND_SERVICE");
 const NET_ADMIN: (u32, &str) = (12, "CAP_NET_ADMIN");
 const NET_RAW: (u32, &str) = (13, "CAP_NET_RAW");
@@ -18,15 +22,20 @@ pub struct Port {
     pub address: SocketAddr,
     /// Which balancer; none for raft.
     pub balancer: Option<usize>,
+    /// The address is the VIP, which may not be here yet.
+    pub on_vip: bool,
 }
 
-/// The ports that must be free on this machine. Those on the VIP are not among them: the VIP may not be here yet.
+/// The ports that must be free on this machine.
 pub fn ports(config: &Config) -> impl Iterator<Item = Port> + '_ {
-    let raft = (!config.single_node).then_some(Port { address: config.local.address, balancer: None });
-    let everywhere = config.balancers.iter().enumerate().filter(|(_, b)| !b.bind_to_vip);
-    // IPv4 is enough to tell that a port is taken, and works where IPv6 is off.
-    let any = |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-    raft.into_iter().chain(everywhere.map(move |(n, balancer)| Port { address: any(balancer.port), balancer: Some(n) }))
+    let raft = (!config.single_node).then_some(Port { address: config.local.address, balancer: None, on_vip: false });
+    // IPv4 is enough to tell that a port is taken everywhere, and works where IPv6 is off.
+    let everywhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let balancers = config.balancers.iter().enumerate().map(move |(n, b)| {
+        let ip = if b.bind_to_vip { config.vip } else { everywhere };
+        Port { address: SocketAddr::from((ip, b.port)), balancer: Some(n), on_vip: b.bind_to_vip }
+    });
+    raft.into_iter().chain(balancers)
 }
 
 /// What keeps `config` from working on `machine`, in no particular order.
@@ -37,8 +46,29 @@ pub fn check(config: &Config, lines: &Lines, machine: &Machine) -> Vec<Problem> 
     problems.extend(judge.own_address());
     problems.extend(judge.ports());
     problems.extend(judge.privileges());
+    problems.extend(judge.accounts());
     problems.extend(judge.state_dir());
+    problems.extend(judge.socket());
     problems
+}
+
+/// What works on `machine`, but less well than meant.
+pub fn warnings(config: &Config, lines: &Lines, machine: &Machine) -> Vec<Problem> {
+    let refused = machine.state_dir_refused.as_ref().filter(|r| read_only(config, r));
+    let warning = refused.map(|r| {
+        let text = format!(
+            "{} is on a read-only file system: votes are kept in memory only, and a restart forgets them. Make it writable, \
+             or name a directory on a writable disk",
+            r.place.display()
+        );
+        Problem::new(lines.state_dir, "stateDir", text)
+    });
+    warning.into_iter().collect()
+}
+
+/// The state directory is there, but its file system takes no writes.
+fn read_only(config: &Config, refused: &Refused) -> bool {
+    refused.place == config.state_dir && refused.why == Why::Os(libc::EROFS)
 }
 
 struct Judge<'a> {
@@ -105,11 +135,8 @@ impl Judge<'_> {
             Some(n) => {
                 let line = self.lines.balancers.get(n).copied().flatten();
                 let key = format!("loadBalancers[{n}].port");
-                Problem::new(
-                    line,
-                    key,
-                    format!("{number} is in use: {who}. Stop it, choose another port, or set bindToVip: true"),
-                )
+                let way = if port.on_vip { "or choose another port" } else { "choose another port, or set bindToVip: true" };
+                Problem::new(line, key, format!("{number} is in use: {who}. Stop it, {way}"))
             }
         }
     }
@@ -125,30 +152,71 @@ impl Judge<'_> {
             wanted.push((NET_ADMIN, "to add and remove the VIP".to_owned()));
             wanted.push((NET_RAW, "to announce the VIP".to_owned()));
         }
+        if self.machine.changes_user {
+            wanted.extend([SETUID, SETGID].map(|c| (c, "to run the daemon as `user` and `group`".to_owned())));
+        }
         wanted.extend(low.map(|port| (NET_BIND_SERVICE, format!("to listen on port {port}, below {below}"))));
         let missing = wanted.into_iter().filter(|((bit, _), _)| have & (1 << bit) == 0);
         missing
-            .map(|((_, name), why)| {
-                privilege("", format!("{name} is missing, needed {why}; start as root or by the systemd unit"))
-            })
+            .map(|((_, name), why)| privilege("", format!("{name} is missing, needed {why}; start as root, or {}", with(name))))
             .collect()
     }
 
-    fn state_dir(&self) -> Option<Problem> {
-        let (errno, place) = self.machine.state_dir_refused.as_ref()?;
-        let dir = self.config.state_dir.display();
-        let error = std::io::Error::from_raw_os_error(*errno);
-        let denied = matches!(*errno, libc::EACCES | libc::EPERM);
-        let mend = if denied {
-            "start as root, or as the owner of that directory"
-        } else {
-            "set stateDir to a directory on a writable disk"
-        };
-        let mut problem = privilege("stateDir", format!("can't make or write {dir}: {}: {error}; {mend}", place.display()));
-        problem.line = self.lines.state_dir;
-        problem.privilege = denied;
-        Some(problem)
+    fn accounts(&self) -> Vec<Problem> {
+        let line = |key: &str| if key == "user" { self.lines.user } else { self.lines.group };
+        self.machine.unknown_accounts.iter().map(|(key, why)| Problem::new(line(key), *key, why.clone())).collect()
     }
+
+    fn state_dir(&self) -> Option<Problem> {
+        let refused = self.machine.state_dir_refused.as_ref().filter(|r| !read_only(self.config, r))?;
+        Some(place("stateDir", self.lines.state_dir, &self.config.state_dir, refused))
+    }
+
+    fn socket(&self) -> Option<Problem> {
+        let refused = self.machine.socket_refused.as_ref()?;
+        Some(place("controlSocket", self.lines.control_socket, &self.config.control_socket, refused))
+    }
+}
+
+/// The problem of `key`, whose value (or default) is `wanted`.
+fn place(key: &str, line: Option<u32>, wanted: &Path, refused: &Refused) -> Problem {
+    let at = refused.place.display();
+    let denied = matches!(refused.why, Why::Os(libc::EACCES | libc::EPERM));
+    let text = match &refused.why {
+        Why::Os(_) if denied => format!("can't write {at}: permission denied; start as root, or as the owner of it"),
+        Why::Os(libc::ENOTDIR) => format!("{at} is no directory; set {key} to a path in one"),
+        Why::Os(errno) => {
+            let error = std::io::Error::from_raw_os_error(*errno);
+            format!("can't write {at}: {error}; set {key} to a path on a writable disk")
+        }
+        Why::Missing => {
+            format!("the directory {at} does not exist; `mkdir -p {at}`, or leave {key} out for one that the program makes")
+        }
+        Why::NoFiles => format!("{at} shows the kernel's state and takes no files; set {key} to a path below /run or /var/lib"),
+        Why::NoSocket => format!("{at} exists and is not a socket; remove it, or set {key} to another path"),
+        Why::Denied { owner, mode, uid, gid, passed } => {
+            let way = match key {
+                _ if *passed => format!("let it pass with `chmod o+x {at}`"),
+                "stateDir" => format!("`chown -R {uid}:{gid} {}`", wanted.display()),
+                // Such a directory may be anybody's, as /run is.
+                _ => format!("leave {key} out, or name a path in a directory of uid {uid}"),
+            };
+            format!(
+                "{at} belongs to uid {owner} with mode {mode:o}, so the daemon (uid {uid}, gid {gid}, without CAP_DAC_OVERRIDE) \
+                 can't use it; {way}"
+            )
+        }
+    };
+    let subject = if refused.place == wanted { String::new() } else { format!("{}: ", wanted.display()) };
+    Problem { privilege: denied, ..Problem::new(line, key, format!("{subject}{text}")) }
+}
+
+/// Which capabilities make up for not being root.
+fn with(name: &str) -> String {
+    let usual = [NET_ADMIN, NET_RAW, NET_BIND_SERVICE].map(|(_, name)| name.trim_start_matches("CAP_"));
+    let other = name.trim_start_matches("CAP_");
+    let more = if usual.contains(&other) { String::new() } else { format!(", {other}") };
+    format!("with the capabilities {}{more}", usual.join(", "))
 }
 
 fn privilege(key: &str, text: String) -> Problem {
@@ -172,7 +240,7 @@ fn names(interfaces: &[Interface]) -> String {
 mod tests {
     use super::*;
     use crate::config::{Overrides, Placed, judge};
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
 
     const FILE: &str = "vip: 10.0.0.9
 interface: eth0
@@ -216,13 +284,13 @@ loadBalancers:
             (SocketAddr::from(([10, 0, 0, 1], 10000)), libc::EADDRNOTAVAIL),
             (SocketAddr::from(([0, 0, 0, 0], 8080)), libc::EADDRINUSE),
         ];
-        machine.state_dir_refused = Some((libc::EROFS, PathBuf::from("/var/lib")));
+        machine.state_dir_refused = Some(Refused { place: PathBuf::from("/var/lib"), why: Why::Os(libc::EROFS) });
         let all = told(&machine);
         let wanted = [
             "Some(2) interface: eth0 does not exist on this machine, which has ens3, lo; write one of these",
             "Some(4) localPeer.address: 10.0.0.1 is not an address of this machine, which has 10.0.0.4, 127.0.0.1;",
             "Some(8) loadBalancers[1].port: 8080 is in use",
-            "Some(3) stateDir: can't make or write /var/lib/x: /var/lib: Read-only file system",
+            "Some(3) stateDir: /var/lib/x: can't write /var/lib: Read-only file system",
         ];
         assert_eq!(all.len(), wanted.len(), "{all:#?}");
         for (got, want) in all.iter().zip(wanted) {
@@ -240,6 +308,27 @@ loadBalancers:
             all[0].contains("`ip link set eth0 up`") && all[1].starts_with("Some(4) localPeer.port: 10.0.0.1:10000 is in use"),
             "{all:?}"
         );
+    }
+
+    #[test]
+    fn a_state_directory_that_is_read_only_is_a_warning() {
+        let Placed { config, lines } = placed(FILE, Overrides::default());
+        let place = PathBuf::from("/var/lib/x");
+        let machine = |why| Machine { state_dir_refused: Some(Refused { place: place.clone(), why }), ..good() };
+        let frozen = machine(Why::Os(libc::EROFS));
+        assert_eq!(check(&config, &lines, &frozen), []);
+        let told = warnings(&config, &lines, &frozen);
+        assert!(told.len() == 1 && told[0].line == Some(3) && told[0].text.contains("votes are kept in memory"), "{told:?}");
+        let full = machine(Why::Os(libc::EIO));
+        assert_eq!((check(&config, &lines, &full).len(), warnings(&config, &lines, &full).len()), (1, 0));
+    }
+
+    #[test]
+    fn another_user_needs_the_capabilities_to_become_it() {
+        let Placed { config, lines } = placed(FILE, Overrides::default());
+        let machine = Machine { capabilities: Some(1 << 10 | 1 << 12 | 1 << 13), changes_user: true, ..good() };
+        let told = check(&config, &lines, &machine);
+        assert!(told.len() == 2 && told[0].text.ends_with("NET_ADMIN, NET_RAW, NET_BIND_SERVICE, SETUID"), "{told:?}");
     }
 
     #[test]

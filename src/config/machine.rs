@@ -2,11 +2,13 @@
 
 use super::checked::Config;
 use super::here;
+use super::places::{self, Daemon, Refused};
+use crate::sys::{caps, tcp};
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 /// What the machine is like, as far as a configuration cares.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -19,8 +21,14 @@ pub struct Machine {
     pub privileged_below: u16,
     /// Addresses that could not be bound, with the OS error number.
     pub unbindable: Vec<(SocketAddr, i32)>,
-    /// Why the state directory can't be made or written, if so: an OS error number and the directory it is about.
-    pub state_dir_refused: Option<(i32, PathBuf)>,
+    /// Why `user` and `group` can't be found, each with its key.
+    pub unknown_accounts: Vec<(&'static str, String)>,
+    /// The daemon is to be another user or group than this process.
+    pub changes_user: bool,
+    /// What is wrong with the state directory.
+    pub state_dir_refused: Option<Refused>,
+    /// What is wrong with the control socket's path.
+    pub socket_refused: Option<Refused>,
 }
 
 /// One network interface.
@@ -36,13 +44,23 @@ pub struct Interface {
 
 /// Looks at the machine with the eyes of `config`. Binds and closes the ports it names, changes nothing.
 pub fn gather(config: &Config) -> Machine {
-    let unbindable = here::ports(config).filter_map(|p| Some((p.address, try_bind(p.address)?))).collect();
+    let unbindable = here::ports(config).filter_map(|p| Some((p.address, try_bind(&p)?))).collect();
+    let capabilities = capabilities();
+    let mut unknown_accounts = Vec::new();
+    let mut find =
+        |key, user, group| caps::ids(user, group).map_err(|e| unknown_accounts.push((key, e.to_string()))).unwrap_or_default();
+    let (uid, users_group) = find("user", config.user.as_deref(), None);
+    let (_, group) = find("group", None, config.group.as_deref());
+    let daemon = Daemon::new(uid, group.or(users_group), capabilities);
     Machine {
         interfaces: interfaces(),
-        capabilities: capabilities(),
+        capabilities,
         privileged_below: privileged_below(),
         unbindable,
-        state_dir_refused: if config.single_node { None } else { writable(&config.state_dir).err() },
+        changes_user: daemon.changes(),
+        state_dir_refused: if config.single_node { None } else { places::state_dir(config, &daemon).err() },
+        socket_refused: places::socket(config, &daemon).err(),
+        unknown_accounts,
     }
 }
 
@@ -83,23 +101,6 @@ fn privileged_below() -> u16 {
 }
 
 /// The OS error number that refuses a listener there, if one does.
-fn try_bind(address: SocketAddr) -> Option<i32> {
-    TcpListener::bind(address).err().map(|e| e.raw_os_error().unwrap_or(libc::EIO))
-}
-
-/// Whether the directory, or the nearest one above it that exists, can be written.
-fn writable(dir: &Path) -> Result<(), (i32, PathBuf)> {
-    for place in dir.ancestors() {
-        let meta = match std::fs::metadata(place) {
-            Ok(meta) => meta,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(e) => return Err((e.raw_os_error().unwrap_or(libc::EIO), place.to_owned())),
-        };
-        if !meta.is_dir() {
-            return Err((libc::ENOTDIR, place.to_owned()));
-        }
-        let access = nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK;
-        return nix::unistd::access(place, access).map_err(|e| (e as i32, place.to_owned()));
-    }
-    Ok(())
+fn try_bind(port: &here::Port) -> Option<i32> {
+    tcp::listen(port.address, port.on_vip, 1).err().map(|e| e.raw_os_error().unwrap_or(libc::EIO))
 }

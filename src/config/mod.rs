@@ -15,6 +15,7 @@ mod file; // path → text, with every way in which that can fail
 pub mod here; // the configuration against this machine (pure)
 pub mod machine; // facts about this machine (effects)
 mod nodes; // raw peers → checked peers
+mod places; // the directories that the daemon writes to (effects)
 mod problem; // problems, warnings, nearest words
 mod raw; // the shape of the file
 mod tree; // YAML → tree with lines
@@ -22,6 +23,7 @@ mod walk; // typed reading out of the tree
 
 pub use checked::{Balancer, Config, Peer, Timing};
 pub use draft::{Draft, Lines, Overrides, Placed, judge};
+pub use places::{Refused, Why};
 pub use problem::{Problem, Problems, Warning};
 pub(crate) use problem::{nearest, shown};
 
@@ -46,7 +48,8 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>)
     Ok((placed.config, draft.warnings))
 }
 
-/// As [`load`], and holds the configuration against this machine: what `start` does before it touches the network.
+/// As [`load`], and holds the configuration against this machine: what `start` does before it touches the network. The file's
+/// warnings come first, then those about this machine.
 ///
 /// # Errors
 /// All problems of the file, or all of the file on this machine; see [`Problems::only_privileges`] for the exit code.
@@ -55,7 +58,12 @@ pub fn load_here(path: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warn
     let placed = place(&draft)?;
     let facts = machine::gather(&placed.config);
     let problems = here::check(&placed.config, &placed.lines, &facts);
-    if problems.is_empty() { Ok((placed.config, draft.warnings)) } else { Err(Problems::new(path, problems)) }
+    if !problems.is_empty() {
+        return Err(Problems::new(path, problems));
+    }
+    let mut warnings = draft.warnings;
+    warnings.extend(here::warnings(&placed.config, &placed.lines, &facts).into_iter().map(|w| Warning::new(path, w)));
+    Ok((placed.config, warnings))
 }
 
 fn place(draft: &Draft) -> Result<Placed, Problems> {

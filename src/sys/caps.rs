@@ -105,8 +105,16 @@ fn tried(what: &str) -> impl FnOnce(io::Error) -> io::Error {
     move |e| io::Error::new(e.kind(), format!("can't {what}: {e}"))
 }
 
+/// A number of a user or group; setresuid(2) takes the largest for "leave as it is", so that one is nobody's.
+fn number(name: &str) -> io::Result<Option<u32>> {
+    match name.parse() {
+        Ok(u32::MAX) => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is nobody's number; write another"))),
+        other => Ok(other.ok()),
+    }
+}
+
 fn find_user(name: &str) -> io::Result<(Uid, Option<Gid>)> {
-    if let Ok(number) = name.parse() {
+    if let Some(number) = number(name)? {
         let known = User::from_uid(Uid::from_raw(number)).ok().flatten();
         return Ok((Uid::from_raw(number), known.map(|u| u.gid)));
     }
@@ -116,10 +124,25 @@ fn find_user(name: &str) -> io::Result<(Uid, Option<Gid>)> {
 }
 
 fn find_group(name: &str) -> io::Result<Gid> {
-    if let Ok(number) = name.parse() {
+    if let Some(number) = number(name)? {
         return Ok(Gid::from_raw(number));
     }
     let known = Group::from_name(name).map_err(|e| tried(&format!("look up group {name}"))(e.into()))?;
     let absent = || io::Error::new(io::ErrorKind::NotFound, format!("there is no group {name}; create it, or name another"));
     known.map(|g| g.gid).ok_or_else(absent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_taken_but_for_the_one_that_changes_nothing() {
+        let (uid, gid) = ids(Some("4294967294"), Some("7")).expect("numbers need no entry");
+        assert_eq!((uid, gid), (Some(Uid::from_raw(u32::MAX - 1)), Some(Gid::from_raw(7))));
+        for (user, group) in [(Some("4294967295"), None), (None, Some("4294967295"))] {
+            let why = ids(user, group).expect_err("-1").to_string();
+            assert!(why.starts_with("4294967295 is nobody's number"), "{why}");
+        }
+    }
 }
