@@ -11,6 +11,7 @@ use crate::sys::{caps, process};
 use crate::vip::{self, Child, Keeper, KeeperLink, KeeperSpec, OpenErrorKind};
 use log::{error, info};
 use nix::unistd::{Gid, Pid, Uid, getgid, getuid};
+use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -160,7 +161,11 @@ fn give(path: &Path, uid: Uid, gid: Gid) -> Result<(), Failure> {
     if (meta.uid(), meta.gid()) == (uid.as_raw(), gid.as_raw()) {
         return Ok(());
     }
-    std::os::unix::fs::lchown(path, Some(uid.as_raw()), Some(gid.as_raw())).map_err(failed(&what))
+    match std::os::unix::fs::lchown(path, Some(uid.as_raw()), Some(gid.as_raw())) {
+        // Without CAP_CHOWN, or on a read-only disk, it stays whose it is: whether that will do was judged before.
+        Err(e) if matches!(e.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem) => Ok(()),
+        result => result.map_err(failed(&what)),
+    }
 }
 
 fn is_own(directory: &Path, config: &Config) -> bool {

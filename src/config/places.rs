@@ -75,14 +75,14 @@ impl Daemon {
         let changes = (uid, gid) != (geteuid(), getegid());
         let has = |bit: u32| capabilities.map_or(geteuid().is_root(), |have| have & (1 << bit) != 0);
         let groups = if changes { Vec::new() } else { getgroups().unwrap_or_default() };
-        let gives = |id: Option<u32>| id.filter(|_| has(CHOWN));
+        let gives = |id: u32| has(CHOWN).then_some(id);
         Self {
             uid: uid.as_raw(),
             gid: gid.as_raw(),
             groups: groups.into_iter().map(Gid::as_raw).collect(),
             as_now: !changes && !has(DAC_OVERRIDE),
             changes,
-            gives_to: (gives(user.map(Uid::as_raw)), gives(group.map(Gid::as_raw))),
+            gives_to: (gives(uid.as_raw()), gives(gid.as_raw())),
         }
     }
 
