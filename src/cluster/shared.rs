@@ -261,6 +261,8 @@ pub struct Peer {
     problem: RefCell<Option<String>>,
     caller: Cell<u64>,
     callers: RefCell<Vec<Waker>>,
+    /// Rung when it has called.
+    pub called: Wake,
     /// Its last few incarnations, newest last.
     runs: RefCell<Vec<u64>>,
 }
@@ -278,6 +280,7 @@ impl Peer {
             problem: RefCell::new(Some("not connected yet".to_string())),
             caller: Cell::new(0),
             callers: RefCell::default(),
+            called: Wake::default(),
             runs: RefCell::default(),
         }
     }
@@ -342,6 +345,9 @@ impl Peer {
     pub fn new_caller(&self) -> u64 {
         self.caller.set(self.caller.get() + 1);
         self.callers.borrow_mut().drain(..).for_each(Waker::wake);
+        if !self.calls.is_connected() {
+            self.called.wake();
+        }
         self.caller.get()
     }
 

@@ -61,6 +61,7 @@ fn first_holder_times(lab: &Lab, trials: u64) -> (Vec<Duration>, Cluster) {
 
 fn stop_leader(cluster: &Cluster) -> Duration {
     let (old, _) = cluster.wait_settled();
+    wait_until("all nodes are connected", secs(20), || cluster.nodes.iter().all(connected));
     let outage = outage(cluster, old, || cluster.nodes[old].signal(Signal::SIGTERM));
     cluster.nodes[old].wait_exit(secs(15));
     cluster.nodes[old].restart();
@@ -69,9 +70,14 @@ fn stop_leader(cluster: &Cluster) -> Duration {
 
 fn silence_leader(cluster: &Cluster) -> Duration {
     let (old, _) = cluster.wait_settled();
+    wait_until("all nodes are connected again", secs(20), || cluster.nodes.iter().all(connected));
     let outage = outage(cluster, old, || cluster.nodes[old].host.unplug());
     cluster.nodes[old].host.plug();
     outage
+}
+
+fn connected(node: &lab::Node) -> bool {
+    node.status().is_some_and(|s| s.peers.iter().all(|p| p.problem.is_none()))
 }
 
 /// The longest time without an answer from `event` until another node holds and answers.

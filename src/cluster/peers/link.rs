@@ -45,7 +45,8 @@ pub async fn keep_connected(shared: Rc<Shared>, index: usize) {
             }
             Err(why) => note_failure(peer, &why),
         }
-        sleep(backoff / 2 + shared.jitter(backoff / 2)).await;
+        // A peer that calls can be called: after a partition both directions are back at once.
+        sleep(backoff / 2 + shared.jitter(backoff / 2)).or(peer.called.wait()).await;
         backoff = (backoff * 2).min(BACKOFF.1);
     }
 }
