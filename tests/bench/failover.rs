@@ -73,11 +73,20 @@ fn silence_leader(cluster: &Cluster) -> Duration {
     wait_until("all nodes are connected again", secs(20), || cluster.nodes.iter().all(connected));
     let outage = outage(cluster, old, || cluster.nodes[old].host.unplug());
     cluster.nodes[old].host.plug();
+    // The next trial is about one fault: connections that were cut must not still be in TCP's pause before a repetition.
+    let plugged = Instant::now();
+    wait_until("all have heard all for a while", secs(20), || {
+        plugged.elapsed() > secs(2) && cluster.nodes.iter().all(in_touch)
+    });
     outage
 }
 
 fn connected(node: &lab::Node) -> bool {
     node.status().is_some_and(|s| s.peers.iter().all(|p| p.problem.is_none()))
+}
+
+fn in_touch(node: &lab::Node) -> bool {
+    node.status().is_some_and(|s| s.peers.iter().all(|p| p.last_contact_ms.is_some_and(|ms| ms < 700)))
 }
 
 /// The longest time without an answer from `event` until another node holds and answers.
