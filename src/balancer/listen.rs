@@ -115,7 +115,7 @@ fn explain(b: &Balancer, address: SocketAddr, e: &io::Error) -> String {
             "another socket listens on port {port}. Find its program by `ss -ltnp 'sport = :{port}'` and stop it, or give this balancer another port"
         ),
         Some(libc::EACCES) => format!(
-            "port {port} needs CAP_NET_BIND_SERVICE. Start as root or from the unit, use a port from 1024 on, or lower sysctl net.ipv4.ip_unprivileged_port_start"
+            "port {port} needs CAP_NET_BIND_SERVICE. Start as root or with that capability, use a port from 1024 on, or lower sysctl net.ipv4.ip_unprivileged_port_start"
         ),
         Some(libc::EMFILE | libc::ENFILE) => "raise the limit of open files (ulimit -n, LimitNOFILE=)".into(),
         Some(libc::EAFNOSUPPORT) => "this kernel has no such address family: is IPv6 switched off?".into(),

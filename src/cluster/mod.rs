@@ -5,6 +5,7 @@
 mod answer;
 pub mod disk;
 mod driver;
+pub mod fingerprint;
 mod network;
 mod peers;
 pub mod rules;

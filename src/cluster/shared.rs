@@ -94,6 +94,11 @@ impl Shared {
         self.raft.get().expect("set in start(), before the tasks that use it are spawned")
     }
 
+    /// Whether the id names this node.
+    pub fn is_me(&self, id: &NodeId) -> bool {
+        *id == self.me
+    }
+
     /// What every frame tells of this node.
     pub fn flags(&self) -> Flags {
         let awake = runtime::now() >= self.quiet_until;
@@ -365,5 +370,18 @@ impl Peer {
             Poll::Pending
         })
         .await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_news_and_a_return_is_a_clone() {
+        let address = "10.0.0.2:10000".parse().unwrap();
+        let peer = Peer::new(NodeId::new("b").unwrap(), address, 100);
+        let told: Vec<bool> = [1, 1, 2, 2, 3, 2, 3].into_iter().map(|run| peer.returns(run)).collect();
+        assert_eq!(told, [false, false, false, false, false, true, false], "told when run 2 is back after run 3, and once");
     }
 }

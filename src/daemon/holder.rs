@@ -3,6 +3,7 @@
 use super::guard::Keeper;
 use super::single::Single;
 use crate::balancer::Control;
+use crate::cluster::fingerprint::fingerprint;
 use crate::cluster::vote::VoteId;
 use crate::cluster::wake::Wake;
 use crate::cluster::{Cluster, Event, runtime};
@@ -320,11 +321,7 @@ impl Holder {
 
 /// A vote as the keeper knows it.
 fn key(vote: &VoteId) -> VoteKey {
-    let node = vote
-        .node
-        .as_str()
-        .bytes()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    let node = fingerprint(vote.node.as_str().bytes());
     VoteKey { term: vote.term, node }
 }
 

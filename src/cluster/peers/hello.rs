@@ -1,5 +1,6 @@
 //! Who may speak: the handshake, judged without I/O.
 
+use crate::cluster::fingerprint::fingerprint;
 use crate::cluster::types::NodeId;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
@@ -71,16 +72,13 @@ pub fn judge(hello: &Hello, from: IpAddr, host: &Host) -> Result<usize, String> 
     Ok(index)
 }
 
-/// A hash over the ids of all members, in any order, and the VIP where one is given (FNV-1a: a fingerprint against mistakes, not
-/// against forgery).
+/// A hash over the ids of all members, in any order, and the VIP where one is given.
 pub fn cluster_hash<'a>(ids: impl Iterator<Item = &'a str>, vip: Option<IpAddr>) -> u64 {
     let mut ids: Vec<&str> = ids.collect();
     ids.sort_unstable();
     let vip = vip.map(|vip| vip.to_string());
     ids.extend(vip.as_deref());
-    ids.iter()
-        .flat_map(|id| id.bytes().chain([0]))
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    fingerprint(ids.iter().flat_map(|id| id.bytes().chain([0])))
 }
 
 #[cfg(test)]

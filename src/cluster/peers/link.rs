@@ -6,7 +6,6 @@ use super::message::{Request, Response};
 use super::wire::{self, Flags, Kind, PREAMBLE};
 use crate::cluster::runtime::{now, sleep};
 use crate::cluster::shared::{Peer, Shared};
-use crate::cluster::types::NodeId;
 use log::{debug, info, warn};
 use smol::Async;
 use smol::future::FutureExt;
@@ -167,12 +166,5 @@ async fn ping(flags: Flags, peer: &Peer, patience: Duration) {
     match answer {
         Ok(Ok(_)) => peer.round_trip(now() - asked),
         other => debug!("peer {}: ping: {other:?}", peer.id),
-    }
-}
-
-impl Shared {
-    /// Whether the id names this node.
-    pub fn is_me(&self, id: &NodeId) -> bool {
-        *id == self.me
     }
 }

@@ -342,6 +342,17 @@ fn unknown_is_no_reason_to_act() {
     assert_eq!(m.next(at(10)), Next::Dump);
 }
 
+/// The daemon waits for the answer to its newest vote, also where the order to hold was late or never came.
+#[test]
+fn let_go_answers_for_its_own_vote_and_spends_it() {
+    let mut w = World::new(false);
+    w.order(A, 150);
+    w.tell(Input::Order(Order::LetGo { vote: B }));
+    assert_eq!(w.said(), [held(A), gone(B, GoneWhy::LetGo)]);
+    w.order(B, 150);
+    assert_eq!(w.said(), [refused(B, RefusedWhy::Spent)]);
+}
+
 #[test]
 fn let_go_is_always_answered() {
     let mut w = World::new(false);
