@@ -12,10 +12,11 @@ mod single;
 use crate::balancer::{self, Control, Forwarder};
 use crate::cluster::{self, Cluster, NodeId, runtime};
 use crate::config::Config;
+use crate::release::Key;
 use crate::status::{self, PeerStatus, Snapshot};
 use crate::sys::clock::{Instant, now};
 use crate::sys::signal::Signals;
-use crate::vip::KeeperLink;
+use crate::vip::{KeeperLink, KeeperSide, Notify};
 use holder::{Holder, Lead};
 use log::{error, info};
 use single::Single;
@@ -26,22 +27,22 @@ use std::time::Duration;
 
 /// Runs the daemon until it is told to stop (true), or can't go on (false, with the reason in the log). `link` leads to the
 /// keeper; without one this node never holds.
-pub fn run(config: Config, link: Option<KeeperLink>, signals: Signals) -> bool {
-    let ended = try_run(config, link, signals);
+pub fn run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key) -> bool {
+    let ended = try_run(config, link, signals, key);
     if let Err(why) = &ended {
         error!("{why}");
     }
     ended.is_ok()
 }
 
-fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals) -> Result<(), String> {
+fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key) -> Result<(), String> {
     let executor = Rc::new(LocalExecutor::new());
     let _entered = runtime::enter(runtime::real(executor.clone()));
     let listener = status::socket::bind(&config.control_socket)?;
     let (forwarder, control) = Forwarder::open(balancer_spec(&config)).map_err(|e| e.to_string())?;
     let socket = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
-        let daemon = Rc::new(Daemon::start(config, link, control).await?);
+        let daemon = Rc::new(Daemon::start(config, link, control, key).await?);
         let asked = daemon.clone();
         runtime::spawn(status::socket::serve(listener, move || asked.snapshot()));
         daemon.live(signals).await
@@ -69,16 +70,17 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(config: Config, link: Option<KeeperLink>, control: Control) -> Result<Self, String> {
+    async fn start(config: Config, link: Option<KeeperLink>, control: Control, key: Key) -> Result<Self, String> {
         let has_keeper = link.is_some();
         let (lead, events, cluster) = if config.single_node {
             let (single, events) = Single::start(&config, has_keeper);
             (Lead::Single(single), events, None)
         } else {
-            let (cluster, events) = Cluster::start(cluster_spec(&config, has_keeper)?).await?;
+            let (cluster, events) = Cluster::start(cluster_spec(&config, has_keeper, key)?).await?;
             (Lead::Cluster(cluster.clone()), events, Some(cluster))
         };
-        let holder = Holder::start(&config, link, control.clone(), lead, events);
+        let holder =
+            Holder::start(&config, link.map(|link| Rc::new(link) as Rc<dyn KeeperSide>), control.clone(), lead, events);
         Ok(Self { config, started: now(), cluster, holder, control })
     }
 
@@ -152,7 +154,18 @@ fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn cluster_spec(config: &Config, has_keeper: bool) -> Result<cluster::Spec, String> {
+/// Whom the keeper tells that the VIP is gone.
+pub fn notify_of(config: &Config, key: &Key) -> Option<Notify> {
+    let ids = std::iter::once(&config.local).chain(&config.remotes).map(|p| p.id.as_str());
+    (!config.single_node).then(|| Notify {
+        from: config.local.address.ip(),
+        peers: config.remotes.iter().map(|p| p.address).collect(),
+        cluster: cluster::hash_of(ids, config.vip),
+        key: key.clone(),
+    })
+}
+
+fn cluster_spec(config: &Config, has_keeper: bool, key: Key) -> Result<cluster::Spec, String> {
     let member = |p: &crate::config::Peer| -> Result<cluster::Member, String> {
         let id = NodeId::new(&p.id).map_err(|e| format!("peer {}: {e}", p.id))?;
         Ok(cluster::Member { id, address: p.address, priority: p.priority })
@@ -170,5 +183,8 @@ fn cluster_spec(config: &Config, has_keeper: bool) -> Result<cluster::Spec, Stri
         start_as_leader: config.start_as_leader,
         drop_margin: crate::vip::lifetime_bound(cluster::rules::hold::hold_of(config.timing.lease)),
         fit: has_keeper,
+        fence_fast: false,
+        preempt: None,
+        key,
     })
 }

@@ -15,6 +15,7 @@ pub mod cli; // one file per command
 pub mod cluster; // who leads: openraft on smol, peers over TCP, vote and log on disk, the hold
 pub mod config; // the YAML as written → checked values
 pub mod daemon; // starts the parts, carries facts between them, shuts them down in order
+pub mod release; // proof that a hold has ended: made by the keeper, checked by the cluster part
 pub mod status; // one snapshot → table, JSON
 pub mod sys; // the only `unsafe`: thin wrappers over file descriptors and system calls
 pub mod vip; // the address: the keeper process, announcements, the daemon's link to the keeper

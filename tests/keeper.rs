@@ -39,7 +39,15 @@ fn network() {
 
 fn spec(vip: &str) -> KeeperSpec {
     let state_file = "/run/kube-vip-test/keeper".into();
-    KeeperSpec { interface: "v0".into(), vip: vip.parse().expect("an address"), announce: true, hold: HOLD, state_file }
+    KeeperSpec {
+        interface: "v0".into(),
+        vip: vip.parse().expect("an address"),
+        announce: true,
+        hold: HOLD,
+        state_file,
+        notify: None,
+        drain: Duration::ZERO,
+    }
 }
 
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Duration {
@@ -71,7 +79,7 @@ impl Kept {
         match unsafe { nix::unistd::fork() }.expect("fork") {
             ForkResult::Parent { child } => {
                 drop(ours);
-                Self { pid: child, link: Some(KeeperLink::new(theirs).expect("a link")), holding: None }
+                Self { pid: child, link: Some(KeeperLink::new(theirs, spec.vip).expect("a link")), holding: None }
             }
             ForkResult::Child => {
                 drop(theirs);

@@ -5,6 +5,7 @@
 use super::{Exit, Start, logger};
 use crate::config::Config;
 use crate::daemon;
+use crate::release::Key;
 use crate::sys::process::Side;
 use crate::sys::signal::{STOP, Signals};
 use crate::sys::{caps, process};
@@ -15,6 +16,7 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Runs the command.
 pub fn run(args: &Start) -> Exit {
@@ -62,16 +64,17 @@ fn gist(config: &Config) {
 
 fn start(config: Config) -> Result<Exit, Failure> {
     make_directories(&config)?;
+    let key = Key::random().map_err(failed("read random numbers"))?;
     if config.disable_vip {
-        return run_daemon(config, None);
+        return run_daemon(config, None, key);
     }
-    let keeper = Keeper::open(&keeper_spec(&config)).map_err(|e| (exit_of(e.kind), e.to_string()))?;
+    let keeper = Keeper::open(&keeper_spec(&config, &key)).map_err(|e| (exit_of(e.kind), e.to_string()))?;
     let (ours, theirs) = vip::link::pair().map_err(failed("make a socket pair"))?;
     match process::fork().map_err(failed("start the daemon process"))? {
         Side::Child => {
             // The keeper's descriptors hold the VIP's name on this host: they must not live on here.
             drop((keeper, ours));
-            run_daemon(config, Some(theirs))
+            run_daemon(config, Some(theirs), key)
         }
         Side::Parent(pid) => {
             drop(theirs);
@@ -95,12 +98,12 @@ fn keep(keeper: Keeper, link: OwnedFd, pid: Pid, other_user: bool) -> Exit {
     Exit::from_code(exit.exit_code())
 }
 
-fn run_daemon(config: Config, link: Option<OwnedFd>) -> Result<Exit, Failure> {
+fn run_daemon(config: Config, link: Option<OwnedFd>, key: Key) -> Result<Exit, Failure> {
     let signals = Signals::open(&STOP).map_err(failed("open a signalfd"))?;
     caps::drop_to_unprivileged(config.user.as_deref(), config.group.as_deref())
         .map_err(|e| (Exit::Privileges, e.to_string()))?;
-    let link = link.map(KeeperLink::new).transpose().map_err(failed("use the socket to the keeper"))?;
-    Ok(if daemon::run(config, link, signals) { Exit::Fine } else { Exit::Failed })
+    let link = link.map(|fd| KeeperLink::new(fd, config.vip)).transpose().map_err(failed("use the socket to the keeper"))?;
+    Ok(if daemon::run(config, link, signals, key) { Exit::Fine } else { Exit::Failed })
 }
 
 /// The record of ownership lives beside the control socket: like an address, it ends with this boot.
@@ -108,13 +111,15 @@ pub fn state_file(config: &Config) -> PathBuf {
     config.control_socket.with_extension("vip")
 }
 
-fn keeper_spec(config: &Config) -> KeeperSpec {
+fn keeper_spec(config: &Config, key: &Key) -> KeeperSpec {
     KeeperSpec {
         interface: config.interface.clone(),
         vip: config.vip,
         announce: config.announce,
         hold: daemon::hold_of(config),
         state_file: state_file(config),
+        notify: daemon::notify_of(config, key),
+        drain: Duration::ZERO,
     }
 }
 

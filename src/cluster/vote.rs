@@ -1,6 +1,8 @@
 //! A vote as the rules see it: openraft's (term, node id).
 
+use crate::cluster::fingerprint::fingerprint;
 use crate::cluster::types::{NodeId, Vote};
+use crate::release::VoteKey;
 use std::fmt;
 
 /// (term, node id), ordered as openraft orders the votes of established leaders.
@@ -16,6 +18,11 @@ impl VoteId {
     /// A vote for `node` in `term`.
     pub fn new(term: u64, node: NodeId) -> Self {
         Self { term, node }
+    }
+
+    /// As the keeper and a release notice name it.
+    pub fn key(&self) -> VoteKey {
+        VoteKey { term: self.term, node: fingerprint(self.node.as_str().bytes()) }
     }
 
     /// The vote of an openraft message.

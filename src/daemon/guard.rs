@@ -43,8 +43,7 @@ impl Holder {
         loop {
             runtime::sleep(WATCH).await;
             let wanted = self.hold_runs() && self.keeper.get() == Keeper::Well;
-            // Where it can't be read it counts as there: unknown is never a reason to act.
-            missing = if wanted && !vip::present(self.vip).unwrap_or(true) { missing + 1 } else { 0 };
+            missing = if wanted && !self.present() { missing + 1 } else { 0 };
             if missing == 2 {
                 self.keeper_hangs().await;
                 missing = 0;
@@ -64,7 +63,7 @@ impl Holder {
         self.keeper.set(Keeper::Hung);
         self.tell_fitness();
         runtime::sleep_until(until).await;
-        while self.keeper.get() == Keeper::Hung && vip::present(self.vip).unwrap_or(true) {
+        while self.keeper.get() == Keeper::Hung && self.present() {
             runtime::sleep(LOOK).await;
         }
         if self.keeper.get() == Keeper::Hung {
@@ -77,7 +76,7 @@ impl Holder {
         self.keeper.set(Keeper::Gone);
         let bound = now() + vip::lifetime_bound(self.hold);
         error!("the keeper is gone ({why}): waiting for the kernel to drop {}, then stopping", self.name);
-        while now() < bound && vip::present(self.vip).unwrap_or(true) {
+        while now() < bound && self.present() {
             runtime::sleep(LOOK).await;
         }
         self.tell_fitness();

@@ -3,13 +3,12 @@
 use super::guard::Keeper;
 use super::single::Single;
 use crate::balancer::Control;
-use crate::cluster::fingerprint::fingerprint;
 use crate::cluster::vote::VoteId;
 use crate::cluster::wake::Wake;
 use crate::cluster::{Cluster, Event, runtime};
 use crate::config::Config;
 use crate::sys::clock::{Instant, now};
-use crate::vip::{GoneWhy, KeeperLink, Order, RefusedWhy, Report, VoteKey};
+use crate::vip::{GoneWhy, KeeperSide, Order, RefusedWhy, Report, VoteKey};
 use log::{error, info, warn};
 use smol::channel::Receiver;
 use std::cell::{Cell, RefCell};
@@ -48,6 +47,12 @@ impl Lead {
         }
     }
 
+    fn set_fenced(&self, fenced: bool) {
+        if let Lead::Cluster(cluster) = self {
+            cluster.set_fenced(fenced);
+        }
+    }
+
     fn set_fit(&self, fit: bool) {
         match self {
             Lead::Cluster(cluster) => cluster.set_fit(fit),
@@ -62,7 +67,7 @@ pub struct Holder {
     /// `10.0.0.100 on eth0`, for the log.
     pub(super) name: String,
     pub(super) hold: Duration,
-    pub(super) link: Option<Rc<KeeperLink>>,
+    pub(super) link: Option<Rc<dyn KeeperSide>>,
     pub(super) control: Control,
     pub(super) lead: Lead,
     pub(super) ordered: RefCell<Option<(VoteId, Instant)>>,
@@ -75,6 +80,7 @@ pub struct Holder {
     refusals: Cell<u32>,
     standing_back: Cell<bool>,
     pub(super) keeper: Cell<Keeper>,
+    pub(super) fenced: Cell<bool>,
     pub(super) gone: Wake,
     end: RefCell<Option<Result<(), String>>>,
     end_ring: Wake,
@@ -82,13 +88,19 @@ pub struct Holder {
 
 impl Holder {
     /// Spawns the two tasks that carry orders and reports.
-    pub fn start(config: &Config, link: Option<KeeperLink>, control: Control, lead: Lead, events: Receiver<Event>) -> Rc<Self> {
+    pub fn start(
+        config: &Config,
+        link: Option<Rc<dyn KeeperSide>>,
+        control: Control,
+        lead: Lead,
+        events: Receiver<Event>,
+    ) -> Rc<Self> {
         let prefix = if config.vip.is_ipv4() { 32 } else { 128 };
         let holder = Rc::new(Self {
             vip: config.vip,
             name: format!("{}/{prefix} on {}", config.vip, config.interface),
             hold: super::single::hold_of(config),
-            link: link.map(Rc::new),
+            link,
             control,
             lead,
             ordered: RefCell::new(None),
@@ -100,6 +112,7 @@ impl Holder {
             refusals: Cell::new(0),
             standing_back: Cell::new(false),
             keeper: Cell::new(Keeper::Well),
+            fenced: Cell::new(false),
             gone: Wake::default(),
             end: RefCell::new(None),
             end_ring: Wake::default(),
@@ -150,7 +163,7 @@ impl Holder {
                 single.set_may_hold(false);
                 self.control.holding(false);
                 self.resets_leave().await;
-                let vote = self.ordered.borrow().as_ref().map(|(vote, _)| key(vote)).unwrap_or_default();
+                let vote = self.ordered.borrow().as_ref().map(|(vote, _)| vote.key()).unwrap_or_default();
                 self.send(Order::LetGo { vote });
                 while self.held.get() && self.link.is_some() {
                     self.gone.wait().await;
@@ -170,13 +183,13 @@ impl Holder {
                 Event::Hold { vote, until } => {
                     // Before the address is there: a client that comes with the first announcement must find a server.
                     self.control.holding(self.ended.borrow().as_ref() != Some(&vote));
-                    self.send(Order::Hold { vote: key(&vote), until });
+                    self.send(Order::Hold { vote: vote.key(), until });
                     *self.ordered.borrow_mut() = Some((vote, until));
                 }
                 Event::LetGo { vote } => {
                     self.control.holding(false);
                     self.resets_leave().await;
-                    self.send(Order::LetGo { vote: key(&vote) });
+                    self.send(Order::LetGo { vote: vote.key() });
                     // Also where its order to hold was never seen here: the answer is for this vote.
                     self.ordered.borrow_mut().get_or_insert((vote.clone(), now())).0 = vote.clone();
                 }
@@ -193,6 +206,11 @@ impl Holder {
         }
     }
 
+    /// Whether the kernel has the VIP; where it can't be read it counts as there: unknown is never a reason to act.
+    pub(super) fn present(&self) -> bool {
+        self.link.as_ref().and_then(|link| link.present()).unwrap_or(true)
+    }
+
     pub(super) fn send(&self, order: Order) {
         if let Some(link) = &self.link
             && let Err(e) = link.send(order)
@@ -201,7 +219,7 @@ impl Holder {
         }
     }
 
-    async fn carry_reports(self: Rc<Self>, link: Rc<KeeperLink>) {
+    async fn carry_reports(self: Rc<Self>, link: Rc<dyn KeeperSide>) {
         loop {
             match link.next().await {
                 Ok(report) => self.note(report),
@@ -222,10 +240,17 @@ impl Holder {
             Report::Link { up } => self.link_is(up),
             Report::Claimed { mac } => self.claimed(mac),
             Report::Stopping => self.finish(Ok(())),
+            Report::Fence { errno } => self.fence_is(errno),
             Report::Trouble { task, errno } => {
                 error!("the keeper can't {task}: {} (trying again)", std::io::Error::from_raw_os_error(errno));
             }
         }
+    }
+
+    /// The kernel fence is in place (0), or why it is not.
+    fn fence_is(&self, errno: i32) {
+        self.fenced.set(errno == 0);
+        self.lead.set_fenced(errno == 0);
     }
 
     /// The leader's own answers and announcements are no news.
@@ -315,14 +340,8 @@ impl Holder {
 
     /// Reports about an earlier vote are history.
     fn is_newest(&self, vote: VoteKey) -> bool {
-        self.ordered.borrow().as_ref().is_some_and(|(newest, _)| key(newest) == vote)
+        self.ordered.borrow().as_ref().is_some_and(|(newest, _)| newest.key() == vote)
     }
-}
-
-/// A vote as the keeper knows it.
-fn key(vote: &VoteId) -> VoteKey {
-    let node = fingerprint(vote.node.as_str().bytes());
-    VoteKey { term: vote.term, node }
 }
 
 fn ms(d: Duration) -> f64 {

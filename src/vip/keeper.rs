@@ -9,6 +9,7 @@ use super::ownership::{Identity, Owner};
 use super::rtnl::{Address, Event, Messages};
 use super::state::{Input, Machine, Next, Settings};
 use super::{Order, Report, frames};
+use crate::release::Key;
 use crate::sys::ioctl::{Interface, Interfaces};
 use crate::sys::netlink::{EVENTS, Netlink};
 use crate::sys::packet::{Listener, Sender};
@@ -19,7 +20,7 @@ use crate::sys::{caps, clock, process};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
@@ -41,6 +42,23 @@ pub struct KeeperSpec {
     pub hold: Duration,
     /// The ownership record, needed on kernels before 5.18 only; a file that can't be written is a warning.
     pub state_file: PathBuf,
+    /// Whom to send the proof of release; none with `singleNode`.
+    pub notify: Option<Notify>,
+    /// How long the daemon may go on after it was told to stop, beyond what handing over takes: `drain`.
+    pub drain: Duration,
+}
+
+/// Where the proof that a hold has ended goes.
+#[derive(Clone, Debug)]
+pub struct Notify {
+    /// This node's raft address, from which its peers expect it.
+    pub from: IpAddr,
+    /// The peers' raft addresses; the proof goes to the same ports over UDP.
+    pub peers: Vec<SocketAddr>,
+    /// The cluster's hash.
+    pub cluster: u64,
+    /// What the secrets are made of.
+    pub key: Key,
 }
 
 /// The daemon as the keeper's child.

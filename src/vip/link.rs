@@ -1,13 +1,15 @@
 //! The socket pair between keeper and daemon: orders one way, reports the other, each a message of its own (SOCK_SEQPACKET).
 
 use super::wire::{self, Packet};
-use super::{Order, Report};
+use super::{Order, Report, host};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use smol::Async;
 use std::cell::Cell;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::pin::Pin;
 
 /// A connected pair, non-blocking, closed on exec: the keeper's end and the daemon's. Each process must close the other's end.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -36,17 +38,42 @@ pub(super) fn get(fd: &impl AsFd) -> io::Result<Option<Packet>> {
     }
 }
 
+/// The keeper as the daemon sees it: a process behind a socket, or a simulator's model of one.
+pub trait KeeperSide {
+    /// Sends an order, never waits. Err: the keeper is gone.
+    fn send(&self, order: Order) -> io::Result<()>;
+    /// The next report. Err: the keeper is gone, and nothing more will come.
+    fn next(&self) -> Pin<Box<dyn Future<Output = io::Result<Report>> + '_>>;
+    /// Whether this host's kernel has the VIP on any interface; `None`: it can't be read now.
+    fn present(&self) -> Option<bool>;
+}
+
+impl KeeperSide for KeeperLink {
+    fn send(&self, order: Order) -> io::Result<()> {
+        KeeperLink::send(self, order)
+    }
+
+    fn next(&self) -> Pin<Box<dyn Future<Output = io::Result<Report>> + '_>> {
+        Box::pin(KeeperLink::next(self))
+    }
+
+    fn present(&self) -> Option<bool> {
+        host::present(self.vip).ok()
+    }
+}
+
 /// The daemon's end: sends orders without ever waiting, and hears reports.
 #[derive(Debug)]
 pub struct KeeperLink {
     fd: Async<OwnedFd>,
+    vip: IpAddr,
     pending: Cell<Option<Order>>,
 }
 
 impl KeeperLink {
     /// Over the daemon's end of [`pair`]. Call it in the daemon's process, after the fork.
-    pub fn new(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self { fd: Async::new(fd)?, pending: Cell::new(None) })
+    pub fn new(fd: OwnedFd, vip: IpAddr) -> io::Result<Self> {
+        Ok(Self { fd: Async::new(fd)?, vip, pending: Cell::new(None) })
     }
 
     /// Sends an order. Where the socket is full (the keeper doesn't read), the newest `Hold` or `LetGo` waits in one slot and goes out by
@@ -96,6 +123,7 @@ mod tests {
     use super::*;
     use crate::sys::clock::Instant;
 
+    const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const LET_GO: Order = Order::LetGo { vote: VoteKey { term: 9, node: 1 } };
 
     fn hold(n: u64) -> Order {
@@ -105,7 +133,7 @@ mod tests {
     #[test]
     fn the_newest_order_wins_when_the_keeper_does_not_read() {
         let (keeper, daemon) = pair().expect("a socket pair");
-        let link = KeeperLink::new(daemon).expect("a link");
+        let link = KeeperLink::new(daemon, VIP).expect("a link");
         let mut sent = 0;
         while link.pending.get().is_none() {
             sent += 1;
@@ -134,7 +162,7 @@ mod tests {
     #[test]
     fn the_end_is_an_error_and_garbage_is_skipped() {
         let (keeper, daemon) = pair().expect("a socket pair");
-        let link = KeeperLink::new(daemon).expect("a link");
+        let link = KeeperLink::new(daemon, VIP).expect("a link");
         put(&keeper, &[0xee; wire::LEN]).expect("room");
         let report = Report::Refused { vote: VoteKey::default(), why: RefusedWhy::Spent };
         put(&keeper, &report.encode()).expect("room");

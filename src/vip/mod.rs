@@ -20,10 +20,11 @@ pub mod state;
 mod wire;
 
 pub use host::{CleanupReport, Found, OpenError, OpenErrorKind, cleanup, present};
-pub use keeper::{Child, ExitReason, Keeper, KeeperSpec};
-pub use link::KeeperLink;
+pub use keeper::{Child, ExitReason, Keeper, KeeperSpec, Notify};
+pub use link::{KeeperLink, KeeperSide};
 pub use state::{lifetime_bound, lifetime_secs};
 
+pub use crate::release::VoteKey;
 use crate::sys::clock::Instant;
 use std::fmt;
 use std::time::Duration;
@@ -47,17 +48,6 @@ pub enum Order {
     },
     /// Ask the network three times, 1 s apart, who has the VIP; an answer comes as [`Report::Claimed`], silence as nothing.
     Probe,
-}
-
-/// A raft vote as the keeper knows it: enough to tell two votes apart. A lower term than one already seen is spent.
-///
-/// With `singleNode` the daemon counts the terms itself: each new hold needs a higher one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct VoteKey {
-    /// raft term.
-    pub term: u64,
-    /// A 64-bit hash of the node id.
-    pub node: u64,
 }
 
 /// What the keeper tells the daemon.
@@ -95,6 +85,11 @@ pub enum Report {
     Link {
         /// true: administratively up and carrier present.
         up: bool,
+    },
+    /// The kernel fence: without it only the lifetime ends what no process ends. Sent at start and at each change.
+    Fence {
+        /// 0: it is in place. Otherwise why not: an OS error number (EOPNOTSUPP and others: this kernel has no nf_tables for netdev).
+        errno: i32,
     },
     /// Another host answers or announces for the VIP, while we hold it or probe for it. At most one in 10 s.
     Claimed {

@@ -84,6 +84,7 @@ impl Report {
             Report::Link { up } => pack(5, up.into(), 0, [0; 3]),
             Report::Claimed { mac: [a, b, c, d, e, f] } => pack(6, 0, 0, [u64::from_be_bytes([0, 0, a, b, c, d, e, f]), 0, 0]),
             Report::Stopping => pack(7, 0, 0, [0; 3]),
+            Report::Fence { errno } => pack(9, 0, errno, [0; 3]),
             Report::Trouble { task, errno } => pack(8, place(&TASKS, task), errno, [0; 3]),
         }
     }
@@ -104,6 +105,7 @@ impl Report {
                 Report::Claimed { mac }
             }
             7 => Report::Stopping,
+            9 => Report::Fence { errno: number },
             8 => Report::Trouble { task: *TASKS.get(at)?, errno: number },
             _ => return None,
         })
@@ -136,6 +138,7 @@ mod tests {
             Report::Link { up: false },
             Report::Claimed { mac: [1, 2, 3, 4, 5, 255] },
             Report::Stopping,
+            Report::Fence { errno: 95 },
         ];
         all.extend(GONE.map(|why| Report::Gone { vote: VOTE, why, took: TOOK }));
         all.extend(REFUSED.map(|why| Report::Refused { vote: VOTE, why }));
@@ -151,7 +154,7 @@ mod tests {
             for small in 0..=255 {
                 let p = pack(tag, small, -1, [u64::MAX; 3]);
                 assert_eq!(Order::decode(&p).is_some(), (1..=3).contains(&tag));
-                assert!(Report::decode(&p).is_none() || (1..=8).contains(&tag));
+                assert!(Report::decode(&p).is_none() || (1..=9).contains(&tag));
             }
         }
         for len in (0..100).filter(|n| *n != LEN) {
