@@ -6,7 +6,7 @@
 //! ```
 
 mod guard;
-mod holder;
+pub mod holder;
 mod single;
 
 use crate::balancer::{self, Control, Forwarder};

@@ -2,8 +2,7 @@
 //! lease is kept alive, because a peer must not take an address that is still here.
 
 use super::holder::Holder;
-use crate::cluster::runtime;
-use crate::sys::clock::now;
+use crate::cluster::runtime::{self, now};
 use crate::vip;
 use log::{error, info};
 use std::rc::Rc;
@@ -94,7 +93,7 @@ impl Holder {
 
     /// Returns when the daemon ends however far its stop came. A living keeper removes the VIP in any case; without one the lease
     /// is kept until the kernel has.
-    pub(super) async fn stop_limit(&self) {
+    pub async fn stop_limit(&self) {
         runtime::sleep(STOP_LIMIT).await;
         if self.keeper.get() == Keeper::Gone {
             runtime::sleep(vip::lifetime_bound(self.hold)).await;
