@@ -182,9 +182,9 @@ fn cluster_spec(config: &Config, has_keeper: bool, key: Key) -> Result<cluster::
         state_dir: config.state_dir.clone(),
         start_as_leader: config.start_as_leader,
         drop_margin: crate::vip::lifetime_bound(cluster::rules::hold::hold_of(config.timing.lease)),
-        fit: has_keeper,
-        fence_fast: false,
-        preempt: None,
+        fit: has_keeper && !config.witness,
+        fence_fast: config.fence_fast,
+        preempt: config.preempt,
         key,
     })
 }
