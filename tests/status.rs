@@ -15,9 +15,7 @@ fn capabilities(pid: i32, which: &str) -> u64 {
 }
 
 fn status_text(node: &Node) -> (bool, String, String) {
-    let out = node.host.run(lab::node::kube_vip().arg("status").arg("-c").arg(node.file()));
-    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-    (out.status.success(), text(&out.stdout), text(&out.stderr))
+    node.tell(&["status"])
 }
 
 #[test]

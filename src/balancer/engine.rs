@@ -1,7 +1,7 @@
 //! The loop's one turn: events, accepts, connections with work, the sweep of timeouts.
 
 use super::choose::Tried;
-use super::conn::{CONNECTING, Conn, DOOMED, End, QUEUED};
+use super::conn::{CONNECTING, Conn, DOOMED, End, ON_VIP, QUEUED};
 use super::flow::{Bench, Half};
 use super::listen::{Listener, OpenError, open_all};
 use super::slab::{Key, Slab};
@@ -12,7 +12,7 @@ use crate::sys::epoll::{BATCH, Bell, Epoll, Event};
 use crate::sys::tcp;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind::WouldBlock};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +43,9 @@ pub struct Engine {
     pub(super) spare: Option<OwnedFd>,
     holding: bool,
     always: bool,
+    vip: IpAddr,
+    /// Connections that came to the VIP, through any listener, where they end with the hold.
+    pub(super) on_vip: u64,
     began: Instant,
     pub(super) now: Instant,
     pub(super) next_sweep: Instant,
@@ -87,6 +90,8 @@ impl Engine {
             spare: None,
             holding: false,
             always: spec.serve_vip_always,
+            vip: spec.vip,
+            on_vip: 0,
             began: now,
             now,
             next_sweep: now,
@@ -216,6 +221,10 @@ impl Engine {
         }
         listener.accepted += 1;
         listener.open += 1;
+        let came_to_vip = |client| tcp::local_address(client).is_some_and(|local| local.ip().to_canonical() == self.vip);
+        // Where somebody else moves the VIP, nothing here ends with it.
+        let on_vip = !self.always && (listener.vip || came_to_vip(&client));
+        self.on_vip += u64::from(on_vip);
         let conn = Conn {
             client: Half::new(Some(client)),
             backend: Half::new(None),
@@ -223,7 +232,7 @@ impl Engine {
             touched: self.stamp(),
             listener: i as u16,
             target: 0,
-            state: CONNECTING,
+            state: if on_vip { CONNECTING | ON_VIP } else { CONNECTING },
         };
         let key = self.slab.insert(conn);
         match self.register(key, End::Client) {
@@ -269,8 +278,7 @@ impl Engine {
         if !lost {
             return;
         }
-        let listeners = &self.listeners;
-        let on_vip = self.slab.iter_mut().filter(|(_, conn)| listeners[usize::from(conn.listener)].vip);
+        let on_vip = self.slab.iter_mut().filter(|(_, conn)| conn.is(ON_VIP));
         let doomed: Vec<Key> = on_vip.map(|(key, conn)| (conn.state |= DOOMED, key).1).collect();
         for key in doomed {
             self.enqueue(key);
@@ -298,7 +306,7 @@ impl Engine {
     }
 
     pub fn vip_connections(&self) -> u64 {
-        self.listeners.iter().filter(|l| l.vip).map(|l| l.open).sum()
+        self.on_vip
     }
 
     pub fn accept_pauses(&self) -> u64 {

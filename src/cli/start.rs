@@ -16,7 +16,6 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Runs the command.
 pub fn run(args: &Start) -> Exit {
@@ -119,7 +118,7 @@ fn keeper_spec(config: &Config, key: &Key) -> KeeperSpec {
         hold: daemon::hold_of(config),
         state_file: state_file(config),
         notify: daemon::notify_of(config, key),
-        drain: Duration::ZERO,
+        drain: config.drain,
     }
 }
 

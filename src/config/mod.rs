@@ -15,6 +15,7 @@ mod file; // path → text, with every way in which that can fail
 pub mod here; // the configuration against this machine (pure)
 mod lan; // who else of this machine answers for the VIP (pure)
 pub mod machine; // facts about this machine (effects)
+mod moves; // when and how the VIP moves
 mod nodes; // raw peers → checked peers
 mod places; // the directories that the daemon writes to (effects)
 mod problem; // problems, warnings, nearest words
