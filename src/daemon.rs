@@ -12,6 +12,7 @@ mod single;
 use crate::balancer::{self, Control, Forwarder};
 use crate::cluster::{self, Cluster, NodeId, runtime};
 use crate::config::Config;
+use crate::reactor::Async;
 use crate::release::Key;
 use crate::status::{self, PeerStatus, Snapshot};
 use crate::sys::clock::{Instant, now};
@@ -131,14 +132,10 @@ impl Daemon {
 /// Waits for a signal that means stop.
 async fn signalled(signals: Signals) -> Result<(), String> {
     let failed = |e: std::io::Error| format!("can't read signals: {e}");
-    let signals = smol::Async::new(signals).map_err(failed)?;
-    loop {
-        signals.readable().await.map_err(failed)?;
-        if let Some(signal) = signals.get_ref().next() {
-            info!("{signal}");
-            return Ok(());
-        }
-    }
+    let signals = Async::new(signals).map_err(failed)?;
+    let next = |signals: &Signals| signals.next().ok_or(std::io::ErrorKind::WouldBlock.into());
+    info!("{}", signals.read_with(next).await.map_err(failed)?);
+    Ok(())
 }
 
 fn peer_status(peer: &cluster::PeerView, now: Instant) -> PeerStatus {

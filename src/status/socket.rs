@@ -1,7 +1,7 @@
 //! The control socket: `kube-vip status` asks the running daemon over a unix socket. One line of question, one JSON document.
 
 use super::Snapshot;
-use smol::Async;
+use crate::reactor::{self, Async};
 use smol::future::FutureExt;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use std::io::{self, Read, Write};
@@ -48,12 +48,12 @@ fn remove_stale(path: &Path) -> Result<(), String> {
 /// Answers clients for ever, one after the other: each has a second.
 pub async fn serve(listener: Async<UnixListener>, snapshot: impl Fn() -> Snapshot) {
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            smol::Timer::after(PATIENCE).await;
+        let Ok(stream) = listener.accept().await else {
+            reactor::sleep(PATIENCE).await;
             continue;
         };
         let late = async {
-            smol::Timer::after(PATIENCE).await;
+            reactor::sleep(PATIENCE).await;
             Err(io::ErrorKind::TimedOut.into())
         };
         if let Err(e) = answer(stream, &snapshot).or(late).await {
