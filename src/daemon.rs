@@ -51,10 +51,10 @@ fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key)
     let socket = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
         let daemon = Rc::new(Daemon::start(config, link, control, key).await?);
-        let listener = Rc::new(listener);
         for _ in 0..status::socket::CLIENTS {
-            let (listener, asked) = (listener.clone(), daemon.clone());
-            runtime::spawn(async move { status::socket::serve(&listener, &*asked).await });
+            let listener = listener.try_clone().map_err(|e| format!("can't share the control socket: {e}"))?;
+            let asked = daemon.clone();
+            runtime::spawn(async move { status::socket::serve(listener, &*asked).await });
         }
         daemon.live(signals).await
     });

@@ -15,12 +15,12 @@ pub mod types;
 pub mod vote;
 pub mod wake;
 
+use crate::reactor::Async;
 use crate::release::Key;
 use crate::sys::clock::Instant;
 use rules::hold::HoldRule;
 use rules::quiet::quiet_for;
 use shared::Shared;
-use smol::Async;
 use smol::channel::{Receiver, bounded};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::net::{IpAddr, SocketAddr, TcpListener};
