@@ -10,7 +10,7 @@ mod commands; // what the control socket tells to do
 mod cordon; // the mark that outlives a restart
 mod fitness; // what speaks against holding
 mod guard; // where the keeper hangs or dies
-mod holder; // between cluster, keeper and balancer
+pub mod holder; // between cluster, keeper and balancer
 mod reach; // whether a backend is reached
 mod single; // the clock of a node alone
 mod stop; // the way out

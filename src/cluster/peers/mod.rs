@@ -7,6 +7,7 @@ mod link;
 pub mod message;
 mod server;
 pub mod wire;
+pub mod wires;
 
 pub use calls::Calls;
 pub use link::keep_connected;
