@@ -5,9 +5,11 @@ pub mod hello;
 mod io;
 mod link;
 pub mod message;
+mod notice;
 mod server;
 pub mod wire;
 
 pub use calls::Calls;
 pub use link::keep_connected;
+pub use notice::read_notices;
 pub use server::serve;

@@ -186,7 +186,7 @@ impl Caller {
         let request: Request = wire::parse_payload(&payload)?;
         let peer = &self.shared.peers[index];
         peer.heard(now(), header.flags);
-        let response: Response = answer(&self.shared, &peer.id, request).await;
+        let response: Response = answer(&self.shared, &peer.id, header.flags, request).await;
         let frame = wire::emit(Kind::Response, self.shared.flags(), header.id, &response).ok_or(wire::Bad::Payload)?;
         Ok(out.write_all(&frame).await?)
     }
