@@ -1,0 +1,334 @@
+//! How long the VIP is silent after each fault of the leader, and whether two hosts ever answer for it: kube-vip beside keepalived.
+//! Run by `scripts/bench failover`. Measures and prints; the exit code tells only whether kube-vip kept its promise of one holder.
+//!
+//! ```text
+//!   options ─▶ main ─▶ contest ── ours, keepalived ──▶ three hosts of the scene
+//!                │        └─ trial: fault ─▶ observers ─▶ timeline (pure)
+//!                └─▶ table, picture (pure)
+//! ```
+#[path = "../../lab/mod.rs"]
+mod lab;
+
+mod contest;
+mod fault;
+mod keepalived;
+mod options;
+mod ours;
+mod picture;
+mod scene;
+mod table;
+mod timeline;
+mod traffic;
+mod trial;
+
+use contest::{Contestant, Kind, Setting};
+use fault::Fault;
+use lab::{isolated_program, ms, secs};
+use options::Options;
+use scene::Scene;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+use table::{Cell, span};
+use timeline::{Trial, spread};
+
+/// More trials of a foreign program tell nothing new.
+const FOREIGN_TRIALS: usize = 5;
+/// So many failures in a row end a cell.
+const GIVE_UP: usize = 2;
+
+fn main() {
+    let words: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    if words.is_empty() {
+        return; // `cargo bench` without a choice, or `cargo test --benches`: nothing to do
+    }
+    let options = Options::parse(words.into_iter()).unwrap_or_else(|why| {
+        eprintln!("{why}");
+        std::process::exit(64);
+    });
+    let limit = secs(7200);
+    isolated_program(limit, "failover", || std::process::exit(measure(&options)));
+}
+
+/// Measures what was asked for; the exit code.
+fn measure(options: &Options) -> i32 {
+    let started = Instant::now();
+    let plan = match Plan::new(options) {
+        Ok(plan) => plan,
+        Err(why) => {
+            eprintln!("{why}");
+            return 64;
+        }
+    };
+    let scene = Scene::new();
+    let mut run = Run { scene, plan, cells: Vec::new(), rates: Vec::new() };
+    println!("{}\n", run.plan.header());
+    if options.quick {
+        first_holder(&run.scene, options.trials.min(5));
+    }
+    run.all();
+    println!("{}", table::render(&run.cells));
+    run.print_rates();
+    let code = run.verdict();
+    if let Some(file) = &options.svg {
+        match std::fs::write(file, picture::render(&run.cells, &run.plan.machine())) {
+            Ok(()) => println!("picture: {}", file.display()),
+            Err(e) => eprintln!("can't write {}: {e}", file.display()),
+        }
+    }
+    println!("took {:.1} min, estimated {:.1} min", started.elapsed().as_secs_f64() / 60.0, run.plan.minutes());
+    code
+}
+
+/// Who is measured under what, and how often.
+struct Plan {
+    settings: Vec<Setting>,
+    faults: Vec<Fault>,
+    trials: usize,
+    handover: bool,
+    /// keepalived's version, or why it can't take part.
+    keepalived: Result<String, String>,
+    /// Whether intervals with our packet rates are added.
+    equal_rates: bool,
+}
+
+impl Plan {
+    fn new(options: &Options) -> Result<Plan, String> {
+        let mut settings = vec![Setting::ours("lan", ms(50)), Setting::ours("fast", ms(15))];
+        settings.extend([1000, 100, 10].map(|advert| Setting::keepalived(ms(advert))));
+        let names = |of: &[Setting]| of.iter().map(|s| s.name.clone()).collect::<Vec<_>>();
+        let fault_names: Vec<String> = Fault::ALL.iter().map(|f| f.name().to_owned()).collect();
+        let all = [names(&settings), fault_names.clone()].concat();
+        if let Some(stray) = options.only.iter().find(|part| !all.iter().any(|name| name.contains(*part))) {
+            return Err(format!("nothing is named like {stray:?}; there are: {}", all.join(" ")));
+        }
+        let (who, what) = (options.choice(&names(&settings)), options.choice(&fault_names));
+        let chosen = |parts: &[&str], name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part));
+        settings.retain(|s| chosen(&who, &s.name) && (!options.quick || s.name == "lan"));
+        let quick = |f: &Fault| !options.quick || [Fault::Term, Fault::Cable].contains(f);
+        let faults = Fault::ALL.into_iter().filter(|f| chosen(&what, f.name()) && quick(f)).collect();
+        Ok(Plan {
+            settings,
+            faults,
+            trials: options.trials,
+            handover: ours::knows_handover(),
+            keepalived: keepalived::version(),
+            equal_rates: who.is_empty() && !options.quick,
+        })
+    }
+
+    fn trials_of(&self, setting: &Setting) -> usize {
+        match setting.kind {
+            Kind::Ours => self.trials,
+            Kind::Keepalived => self.trials.min(FOREIGN_TRIALS),
+        }
+    }
+
+    /// A rough guess from what trials took on a quiet machine.
+    fn minutes(&self) -> f64 {
+        let one = |s: &Setting| match s.kind {
+            Kind::Ours => 3.0,
+            Kind::Keepalived => 4.5 + 9.0 * s.period.as_secs_f64(),
+        };
+        let tried = |s: &Setting| self.faults.iter().filter(|f| s.lacks(**f, self.handover).is_none()).count();
+        let usable = self.settings.iter().filter(|s| s.kind == Kind::Ours || self.keepalived.is_ok());
+        usable.map(|s| one(s) * (tried(s) * self.trials_of(s)) as f64).sum::<f64>() / 60.0
+    }
+
+    /// The machine in a few words.
+    fn machine(&self) -> String {
+        let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_owned();
+        let cores = std::thread::available_parallelism().map_or(0, usize::from);
+        format!("{cores} cores, Linux {}, {} trials", read("/proc/sys/kernel/osrelease"), self.trials)
+    }
+
+    fn header(&self) -> String {
+        let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+        let keepalived = self.keepalived.as_ref().map_or_else(|why| format!("skipped: {why}"), String::clone);
+        format!(
+            "{} ({FOREIGN_TRIALS} at most of keepalived), load at the start {}.\n\
+             Three nodes in namespaces on one bridge; pings every 2 ms, an ARP question every 10 ms, faults spread evenly over one heartbeat.\n\
+             kube-vip: lan is a heartbeat of 50 ms and a lease of 250 ms, fast 15 ms and 60 ms. {keepalived}: priorities 250, 200, 150,\n\
+             nopreempt, VRRP 2 at 1 s, else 3; \"daemon\" is its VRRP process, \"keeper\" its parent.\n\
+             Estimated: {:.1} min.",
+            self.machine(),
+            load.split(' ').next().unwrap_or_default(),
+            self.minutes()
+        )
+    }
+}
+
+/// The measuring and what it has brought so far.
+struct Run {
+    scene: Scene,
+    plan: Plan,
+    cells: Vec<Cell>,
+    /// Frames per second on the leader's wire.
+    rates: Vec<(Setting, f64)>,
+}
+
+impl Run {
+    fn all(&mut self) {
+        for setting in self.plan.settings.clone() {
+            self.contestant(&setting);
+        }
+        for setting in self.equal_settings() {
+            self.contestant(&setting);
+        }
+    }
+
+    /// keepalived's intervals that cost as many frames as ours do, unless they were measured already.
+    fn equal_settings(&self) -> Vec<Setting> {
+        let ours = self.rates.iter().filter(|(s, _)| self.plan.equal_rates && s.kind == Kind::Ours);
+        let mut new: Vec<Setting> = ours.map(|(_, rate)| Setting::keepalived(advert_for(*rate))).collect();
+        new.dedup();
+        new.retain(|s| self.plan.settings.iter().all(|known| known.period != s.period || known.kind != s.kind));
+        new
+    }
+
+    fn contestant(&mut self, setting: &Setting) {
+        let missing = self.plan.keepalived.as_ref().err().filter(|_| setting.kind == Kind::Keepalived).cloned();
+        let mut who: Box<dyn Contestant> = match setting.kind {
+            Kind::Ours => Box::new(ours::Ours::new(setting.clone())),
+            Kind::Keepalived => Box::new(keepalived::Keepalived::new(setting.clone())),
+        };
+        if missing.is_none() {
+            match start(who.as_mut(), &self.scene) {
+                Ok(rate) => self.rates.push((setting.clone(), rate)),
+                Err(why) => eprintln!("{}: {why}", setting.title),
+            }
+        }
+        for fault in self.plan.faults.clone() {
+            let skipped = missing.clone().or(setting.lacks(fault, self.plan.handover).map(str::to_owned));
+            let mut cell = Cell { setting: setting.clone(), fault, trials: Vec::new(), failed: Vec::new(), skipped };
+            if cell.skipped.is_none() {
+                trials(&mut cell, self.plan.trials_of(setting), who.as_mut(), &self.scene);
+                progress(&cell);
+            }
+            self.cells.push(cell);
+        }
+        who.end(&self.scene);
+    }
+
+    fn print_rates(&self) {
+        println!("Frames per second on the leader's wire when idle (its protocol and ARP, both directions):\n");
+        println!("| contestant | frames/s | keepalived's interval for as many |\n|---|---:|---:|");
+        for (setting, rate) in &self.rates {
+            let equal = match (setting.kind, advert_for(*rate)) {
+                (Kind::Keepalived, _) => "–".to_owned(),
+                (_, advert) if *rate > 100.0 => format!("{} s, its shortest", advert.as_secs_f64()),
+                (_, advert) => format!("{} s", advert.as_secs_f64()),
+            };
+            println!("| {} | {rate:.0} | {equal} |", setting.title);
+        }
+        println!();
+    }
+
+    /// 1 where kube-vip had two answers that nothing excuses, or a trial of it failed.
+    fn verdict(&self) -> i32 {
+        let ours: Vec<&Cell> = self.cells.iter().filter(|c| c.setting.kind == Kind::Ours).collect();
+        let fences: Vec<Option<bool>> = ours.iter().flat_map(|c| &c.trials).map(|t| t.fenced).collect();
+        println!("kernel fence before the fault: {}", fence_text(&fences));
+        let mut code = 0;
+        for cell in &self.cells {
+            for why in &cell.failed {
+                println!("FAILED {} / {}: {why}", cell.setting.title, cell.fault.title());
+            }
+        }
+        for cell in ours {
+            let two = cell.trials.iter().filter(|t| t.saw_two()).count();
+            let broken = cell.trials.iter().filter(|t| t.saw_two() && !is_excused(cell.fault, t)).count();
+            if two > 0 {
+                let judged = if broken > 0 { "BROKEN" } else { "expected without a kernel fence" };
+                println!(
+                    "two holders: {} / {}: {two} of {} trials: {judged}",
+                    cell.setting.title,
+                    cell.fault.title(),
+                    cell.trials.len()
+                );
+            }
+            code |= i32::from(broken > 0 || !cell.failed.is_empty());
+        }
+        code
+    }
+}
+
+/// Without a kernel fence and with every process of the node gone, only the lifetime of the address ends a hold.
+fn is_excused(fault: Fault, trial: &Trial) -> bool {
+    fault.leaves_nobody() && trial.fenced != Some(true)
+}
+
+fn fence_text(fences: &[Option<bool>]) -> String {
+    let count = |what| fences.iter().filter(|f| **f == what).count();
+    match (count(Some(true)), count(Some(false)), fences.len()) {
+        (0, 0, _) => "this build does not tell of one".to_owned(),
+        (yes, _, all) => format!("in place in {yes} of {all} trials"),
+    }
+}
+
+/// The interval at which keepalived's master sends as many frames; it counts in hundredths of a second, from one on.
+fn advert_for(rate: f64) -> Duration {
+    ms(((100.0 / rate).round().max(1.0) * 10.0) as u64)
+}
+
+/// Starts a contestant and measures what it costs when idle.
+fn start(who: &mut dyn Contestant, scene: &Scene) -> Result<f64, String> {
+    caught(|| {
+        who.start(scene)?;
+        let leader = who.settled(scene, None)?;
+        Ok(traffic::frames_per_second(&scene.nodes[leader], secs(3).max(who.setting().period * 5)))
+    })
+}
+
+/// Fills a cell; a failed trial is written down, and everything starts anew after it.
+fn trials(cell: &mut Cell, wanted: usize, who: &mut dyn Contestant, scene: &Scene) {
+    let mut in_a_row = 0;
+    for number in 0..wanted {
+        if in_a_row == GIVE_UP {
+            cell.failed.push("not tried after two failures".to_owned());
+            continue;
+        }
+        let phase = (number as f64 + 0.5) / wanted as f64;
+        match caught(|| trial::run(who, scene, cell.fault, phase)) {
+            Ok(trial) => {
+                cell.trials.push(trial);
+                in_a_row = 0;
+            }
+            Err(why) => {
+                eprintln!("{} / {}: {why}", cell.setting.title, cell.fault.title());
+                cell.failed.push(why);
+                in_a_row += 1;
+                scene.mend();
+                who.end(scene);
+                if let Err(why) = caught(|| who.start(scene)) {
+                    eprintln!("{} can't be started again: {why}", cell.setting.title);
+                }
+            }
+        }
+    }
+}
+
+/// The lab panics where the world is not as it must be; here that is one failed trial.
+fn caught<T>(body: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(body)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned().or(panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        Err(text.unwrap_or_else(|| "panicked".to_owned()))
+    })
+}
+
+fn progress(cell: &Cell) {
+    let outage = spread(cell.trials.iter().map(Trial::outage)).map_or("no result".to_owned(), |o| o.map(span).join(" / "));
+    let two = table::longest_double(&cell.trials);
+    let failed = if cell.failed.is_empty() { String::new() } else { format!(", {} FAILED", cell.failed.len()) };
+    eprintln!("{:18} {:22} no answer {outage}, two answers {two}{failed}", cell.setting.title, cell.fault.title());
+}
+
+fn first_holder(scene: &Scene, trials: usize) {
+    match ours::first_holder_times(scene, trials) {
+        Ok(times) => {
+            let times =
+                spread(times.iter().map(|t| t.as_secs_f64() * 1000.0)).map_or(String::new(), |t| t.map(span).join(" / "));
+            println!("first holder after the start of a new cluster: min / median / max {times}\n");
+        }
+        Err(why) => eprintln!("first holder: {why}"),
+    }
+}
