@@ -136,7 +136,7 @@ impl Contestant for Keepalived {
     }
 
     fn settled(&mut self, scene: &Scene, _: Option<Fault>) -> Result<usize, String> {
-        let calm = self.setting.period * 3 + ms(200);
+        let calm = self.setting.period + ms(200); // every backup has heard an advertisement
         let master = steady("there is one master and two backups", secs(30), calm, || self.view(scene))?;
         let pids = self.nodes.iter().map(|n| children(n.pid()).first().copied().map(Pid::from_raw));
         self.vrrp = pids.collect::<Option<_>>().ok_or("a keepalived has no VRRP process")?;

@@ -5,14 +5,16 @@
 use super::contest::{Kind, Setting};
 use super::fault::Fault;
 use super::table::{Cell, longest_double, span};
-use super::timeline::{Trial, median, spread};
+use super::timeline::{EVERY, Trial, median, spread};
 use std::fmt::Write as _;
 
-const WIDTH: f64 = 860.0;
+const WIDTH: f64 = 880.0;
 /// Left edge of the bands: the moment of the fault (and everything up to the first millisecond).
-const LEFT: f64 = 268.0;
+const LEFT: f64 = 284.0;
 /// Right edge: the end of the watching.
-const RIGHT: f64 = 690.0;
+const RIGHT: f64 = 700.0;
+/// Right edge of the column of outages.
+const OUTAGES: f64 = 790.0;
 const TOP: f64 = 74.0;
 const BAND: f64 = 11.0;
 const LINE: f64 = 14.0;
@@ -51,7 +53,7 @@ pub fn render(cells: &[Cell], machine: &str) -> String {
     legend(&mut svg);
     scale(&mut svg, y - SPACE);
     svg += &body;
-    text(&mut svg, 8.0, height - 8.0, "s d", &format!("median trial of each fault; {machine}"));
+    text(&mut svg, 8.0, height - 8.0, "s d", &format!("median trial of each fault; logarithmic time; {machine}"));
     svg + "</svg>\n"
 }
 
@@ -66,11 +68,11 @@ fn legend(svg: &mut String) {
     text(svg, 8.0, 18.0, "b", "Who answers for the virtual IP after the fault");
     let mut x = LEFT;
     for (class, label) in [("o", "old holder"), ("g", "nobody"), ("n", "new holder"), ("w", "both: two holders")] {
-        let _ = writeln!(svg, "<rect class=\"{class}\" x=\"{x}\" y=\"28\" width=\"18\" height=\"{BAND}\"/>");
+        let _ = writeln!(svg, "<path class=\"{class}\" d=\"M{x} 28h18v{BAND}h-18z\"/>");
         text(svg, x + 24.0, 37.5, "s", label);
         x += 110.0;
     }
-    text(svg, RIGHT + 70.0, 64.0, "s d e", "no answer");
+    text(svg, OUTAGES, 64.0, "s d e", "no answer");
     text(svg, WIDTH - 8.0, 64.0, "s d e", "two answers");
 }
 
@@ -95,26 +97,46 @@ fn band(svg: &mut String, y: f64, cell: &Cell) {
     let (Some(trial), Some([_, outage, _])) = (median(&cell.trials), spread(cell.trials.iter().map(Trial::outage))) else {
         return text(svg, LEFT + 6.0, text_y, "s t", "all trials failed");
     };
-    let moved = trial.moved.unwrap_or(LAST);
-    rect(svg, y, "o", (FIRST, moved));
-    rect(svg, y, "n", (moved, LAST));
+    let moved = moved(trial);
+    bar(svg, y, "o", (FIRST, moved));
+    bar(svg, y, "n", (moved, LAST));
     if let Some(gap) = trial.gap {
-        rect(svg, y, "g", gap);
+        bar(svg, y, "g", gap);
     }
-    let mut doubles = trial.doubles.clone();
-    if let Some(last) = doubles.last_mut().filter(|_| trial.endless) {
-        last.1 = LAST;
-    }
-    doubles.iter().for_each(|two| rect(svg, y, "w", *two));
-    text(svg, RIGHT + 70.0, text_y, "s e", &span(outage));
+    joined(trial).iter().for_each(|two| bar(svg, y, "w", *two));
+    text(svg, OUTAGES, text_y, "s e", &span(outage));
     let two = longest_double(&cell.trials);
     text(svg, WIDTH - 8.0, text_y, if two == "0" { "s e" } else { "s e t" }, &two);
 }
 
-fn rect(svg: &mut String, y: f64, class: &str, (from, to): (f64, f64)) {
+/// When the new holder took over. Pings see it sooner than questions, which come five times as rarely.
+fn moved(trial: &Trial) -> f64 {
+    let asked = trial.moved.unwrap_or(LAST);
+    match trial.gap {
+        Some((_, end)) if end < asked && end > asked - 2.0 * EVERY => end,
+        _ => asked,
+    }
+}
+
+/// Stretches with two answers; where one answer got lost in between, one bar is more honest than many.
+fn joined(trial: &Trial) -> Vec<(f64, f64)> {
+    let mut bars: Vec<(f64, f64)> = Vec::new();
+    for &(from, to) in &trial.doubles {
+        match bars.last_mut() {
+            Some(last) if from - last.1 < 5.0 * EVERY => last.1 = to,
+            _ => bars.push((from, to)),
+        }
+    }
+    if let Some(last) = bars.last_mut().filter(|_| trial.endless) {
+        last.1 = LAST;
+    }
+    bars
+}
+
+fn bar(svg: &mut String, y: f64, class: &str, (from, to): (f64, f64)) {
     let (x, end) = (place(from), place(to));
     if end > x {
-        let _ = writeln!(svg, "<rect class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" width=\"{:.1}\" height=\"{BAND}\"/>", end - x);
+        let _ = writeln!(svg, "<path class=\"{class}\" d=\"M{x:.1} {y}H{end:.1}v{BAND}H{x:.1}z\"/>");
     }
 }
 

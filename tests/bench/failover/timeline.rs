@@ -32,6 +32,8 @@ pub struct Trial {
     pub return_doubles: f64,
     /// Whether the kernel fence was in place before the fault, where the program knows one.
     pub fenced: Option<bool>,
+    /// How often the VIP moved while nothing had been done yet: a machine too busy for the setting.
+    pub false_starts: u32,
 }
 
 impl Trial {

@@ -31,28 +31,51 @@ enum End {
     Endless,
 }
 
-/// Runs one trial; `phase` (0 to 1) is the part of a heartbeat by which the fault is delayed.
-pub fn run(who: &mut dyn Contestant, scene: &Scene, fault: Fault, phase: f64) -> Result<Trial, String> {
-    let old = who.settled(scene, None)?;
-    let fenced = who.fenced(old);
+/// Runs one trial against the holder of a settled cluster, `known` from the trial before; returns who holds afterwards.
+/// `phase` (0 to 1) is the part of a heartbeat by which the fault is delayed.
+pub fn run(
+    who: &mut dyn Contestant,
+    scene: &Scene,
+    fault: Fault,
+    phase: f64,
+    known: Option<usize>,
+) -> Result<(Trial, usize), String> {
+    let mut old = known.map_or_else(|| who.settled(scene, None), Ok)?;
     let watch = ArpWatch::start(&scene.observer, VIP4);
     let prober = Prober::start(&scene.client, VIP4);
-    let start = Instant::now();
-    until("the holder answers", secs(10), || {
-        let by_old = watch.last().is_some_and(|a| a.round >= 5 && a.mac == scene.nodes[old].mac());
-        (by_old && prober.first_answer_after(start).is_some()).then_some(())
-    })?;
+    let mut false_starts = 0;
+    while let Err(why) = wait_holder(scene, &watch, &prober, old) {
+        false_starts += 1;
+        let holder = who.settled(scene, None)?;
+        if holder == old || false_starts > 5 {
+            return Err(why);
+        }
+        old = holder;
+    }
+    let fenced = who.fenced(old);
     // Not a wait for anything: faults must not all come at the same moment between two heartbeats.
     std::thread::sleep(who.setting().period.mul_f64(phase));
     let mut seen = Observed { scene, watch, prober, old, fault: Instant::now() };
     seen.fault = Instant::now();
     who.inject(scene, fault, old)?;
+    if fault.is_network() {
+        seen.fault = Instant::now(); // ip(8) and tc(8) take milliseconds to cut
+    }
     let end = seen.wait_end(who.setting().patience)?;
     let repaired = seen.now();
     who.repair(scene, fault, old)?;
-    who.settled(scene, Some(fault))?;
+    let holder = who.settled(scene, Some(fault))?;
     seen.wait_one_answer()?;
-    Ok(Trial { endless: matches!(end, End::Endless), fenced, ..seen.evaluate(repaired) })
+    Ok((Trial { endless: matches!(end, End::Endless), fenced, false_starts, ..seen.evaluate(repaired) }, holder))
+}
+
+/// Waits until `old` alone answers, and pings too.
+fn wait_holder(scene: &Scene, watch: &ArpWatch, prober: &Prober, old: usize) -> Result<(), String> {
+    let (rounds, now) = (watch.rounds(), Instant::now());
+    until("the holder answers", secs(3), || {
+        let by_old = watch.last().is_some_and(|a| a.round >= rounds + 5 && a.mac == scene.nodes[old].mac());
+        (by_old && prober.first_answer_after(now).is_some()).then_some(())
+    })
 }
 
 impl Observed<'_> {
