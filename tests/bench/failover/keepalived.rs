@@ -94,6 +94,13 @@ impl Keepalived {
         let [master] = masters[..] else { return None };
         (states.iter().filter(|s| **s == State::Backup).count() == 2 && scene.holders() == [master]).then_some(master)
     }
+
+    /// What each node said last, and which kernels have the VIP: for a wait in vain.
+    fn story(&self, scene: &Scene) -> String {
+        let last = |n: &Process| n.output().lines().rev().take(3).map(|l| l.to_owned() + "; ").collect::<String>();
+        let said: Vec<String> = self.nodes.iter().map(last).collect();
+        format!("newest lines: {said:?}, the VIP is on {:?}", scene.holders())
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -137,7 +144,8 @@ impl Contestant for Keepalived {
 
     fn settled(&mut self, scene: &Scene, _: Option<Fault>) -> Result<usize, String> {
         let calm = self.setting.period + ms(200); // every backup has heard an advertisement
-        let master = steady("there is one master and two backups", secs(30), calm, || self.view(scene))?;
+        let master = steady("there is one master and two backups", secs(30), calm, || self.view(scene))
+            .map_err(|why| format!("{why}; {}", self.story(scene)))?;
         let pids = self.nodes.iter().map(|n| children(n.pid()).first().copied().map(Pid::from_raw));
         self.vrrp = pids.collect::<Option<_>>().ok_or("a keepalived has no VRRP process")?;
         Ok(master)
