@@ -1,6 +1,7 @@
-//! Processes: fork in a single thread, wait, end a child, lock memory.
+//! Processes: fork in a single thread, wait, end a child, lock memory, run in real time.
 
 use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
@@ -50,4 +51,30 @@ pub fn lock_memory() -> io::Result<()> {
     let mut stack = [1u8; 64 * 1024];
     std::hint::black_box(&mut stack);
     Ok(mlockall(MlockAllFlags::MCL_CURRENT)?)
+}
+
+/// Locks what is mapped now and later, each page once it is used. Only where there is no limit on locked memory, or this process may
+/// lift it (CAP_SYS_RESOURCE): with a limit, a later allocation or a growing stack would fail instead of being unlocked.
+///
+/// # Errors
+/// Where there is a limit that stays, and where the kernel (before 4.4) knows no locking on use.
+pub fn lock_growing_memory() -> io::Result<()> {
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    let (limit, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    if limit != RLIM_INFINITY {
+        return Err(io::Error::other(format!("locked memory is limited to {} KiB", limit >> 10)));
+    }
+    let on_use = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
+    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_use)?)
+}
+
+/// Gives the calling thread the policy SCHED_RR with this priority (1–99, sched(7)); threads and processes that it starts later run
+/// as usual. Needs CAP_SYS_NICE or RLIMIT_RTPRIO.
+pub fn realtime(priority: u8) -> io::Result<()> {
+    let param = libc::c_int::from(priority); // struct sched_param of the kernel: one int
+    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
+    // musl's sched_setscheduler() always fails (ENOSYS), so the system call itself; 0 is the calling thread.
+    // SAFETY: the kernel reads one int behind the pointer, which lives until the call returns.
+    let result = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const param) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
