@@ -48,6 +48,7 @@ fn spec(vip: &str) -> KeeperSpec {
         state_file,
         notify: None,
         drain: Duration::ZERO,
+        realtime: true,
     }
 }
 

@@ -140,6 +140,8 @@ pub struct PeerView {
     pub address: SocketAddr,
     /// When its last frame came.
     pub last_contact: Option<Instant>,
+    /// Whether it says that it could hold the VIP; none: never heard.
+    pub fit: Option<bool>,
     /// Why it is not connected.
     pub problem: Option<String>,
 }
@@ -282,7 +284,8 @@ fn same_members(disk: &disk::Disk, hash: u64, spec: &Spec) -> Result<(), String>
 
 fn peer_view(peer: &shared::Peer) -> PeerView {
     let (id, address) = (peer.id.to_string(), peer.address);
-    PeerView { id, address, last_contact: peer.last_contact(), problem: peer.problem() }
+    let fit = peer.flags().map(|f| f.fit);
+    PeerView { id, address, last_contact: peer.last_contact(), fit, problem: peer.problem() }
 }
 
 fn role(state: types::ServerState) -> &'static str {

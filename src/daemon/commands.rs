@@ -112,13 +112,15 @@ impl Daemon {
         }
     }
 
-    /// Who leads after this node, which is unfit now and hands over by itself.
+    /// Who leads after this node, which is unfit now and hands over by itself. Where all are unfit, one leads and nobody holds.
     async fn successor(&self, cluster: &Cluster) -> Option<String> {
         let until = now() + self.config.timing.lease * 2 + SUCCESSOR;
         while now() < until {
-            let leader = cluster.view().leader.filter(|leader| *leader != self.config.local.id);
-            if self.holder.held().is_none() && leader.is_some() {
-                return leader;
+            let view = cluster.view();
+            let can_hold = |id: &String| view.peers.iter().any(|p| p.id == *id && p.fit == Some(true));
+            let leader = view.leader.as_ref().filter(|id| can_hold(id));
+            if let (None, Some(leader)) = (self.holder.held(), leader) {
+                return Some(leader.clone());
             }
             runtime::sleep(LOOK).await;
         }

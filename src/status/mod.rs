@@ -66,6 +66,8 @@ pub struct PeerStatus {
     pub address: String,
     /// Milliseconds since its last frame; none: never heard.
     pub last_contact_ms: Option<u64>,
+    /// Whether it said that it could hold the VIP; none: never heard.
+    pub fit: Option<bool>,
     /// Why it is not connected, if it is not.
     pub problem: Option<String>,
 }

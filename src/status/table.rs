@@ -61,7 +61,8 @@ fn write_peers(out: &mut String, peers: &[PeerStatus]) -> std::fmt::Result {
     for p in peers {
         let contact = p.last_contact_ms.map_or("never heard".to_string(), |ms| format!("heard {ms} ms ago"));
         let problem = p.problem.as_ref().map(|why| format!("  [{why}]")).unwrap_or_default();
-        writeln!(out, "peer      {}  {}  {contact}{problem}", p.id, p.address)?;
+        let unfit = if p.fit == Some(false) { ", can't hold the VIP" } else { "" };
+        writeln!(out, "peer      {}  {}  {contact}{unfit}{problem}", p.id, p.address)?;
     }
     Ok(())
 }
@@ -133,11 +134,18 @@ mod tests {
             fenced: true,
             loop_delay_ms: Some(2),
             peers: vec![
-                PeerStatus { id: "b".into(), address: "10.0.0.2:10000".into(), last_contact_ms: Some(12), problem: None },
+                PeerStatus {
+                    id: "b".into(),
+                    address: "10.0.0.2:10000".into(),
+                    last_contact_ms: Some(12),
+                    fit: Some(false),
+                    problem: None,
+                },
                 PeerStatus {
                     id: "c".into(),
                     address: "10.0.0.3:10000".into(),
                     last_contact_ms: None,
+                    fit: None,
                     problem: Some("refused".into()),
                 },
             ],
@@ -161,7 +169,7 @@ vip       10.0.0.100 on eth0: held here for 171 ms more  (gained 1 times)
 fence     the kernel ends the VIP at its deadline, also without kube-vip
 delay     2 ms at most in the daemon's loop
 disk      RED: vote and log don't reach the disk; see the log, free or replace it
-peer      b  10.0.0.2:10000  heard 12 ms ago
+peer      b  10.0.0.2:10000  heard 12 ms ago, can't hold the VIP
 peer      c  10.0.0.3:10000  never heard  [refused]
 balancer  web  10.0.0.100:80  serving: 2 open, 9 accepted, 0 without backend, 512 B in, 3.0 MiB out
   backend 10.0.0.9:80  2 open, 9 connected, 1 failed
