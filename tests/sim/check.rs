@@ -233,6 +233,20 @@ impl Check {
         }
     }
 
+    /// The newest vote under which this node was ordered to hold.
+    pub fn newest_vote(&self, node: usize) -> Option<VoteKey> {
+        let newest = self.holds.iter().rev().find(|(_, hold)| hold.node == node)?.0;
+        Some(VoteKey { term: newest.0, node: newest.1 })
+    }
+
+    /// A keeper gave away the secret of a vote.
+    pub fn proven(&mut self, node: usize, vote: VoteKey, answers: bool) {
+        let runs = self.holds.get(&(vote.term, vote.node)).is_some_and(|hold| !hold.ended);
+        if runs && answers {
+            self.fail(format!("node{} proves that its hold under term {} has ended, and answers", node + 1, vote.term));
+        }
+    }
+
     /// Calm begins.
     pub fn calm(&mut self, now: Time) {
         self.last_ok = now;

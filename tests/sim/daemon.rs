@@ -1,7 +1,7 @@
 //! A daemon's process: the product's cluster part and holder on an executor of its own, its links to the peers as frames, its
 //! link to the keeper as queues.
 
-use super::env::SimEnv;
+use super::env::{Mouth, SimEnv};
 use super::hub::Effect;
 use super::net::{Content, Packet};
 use kube_vip::balancer::{self, Forwarder};
@@ -96,7 +96,7 @@ impl Line {
 
 /// The daemon's end of its socket to the keeper.
 pub struct Pipe {
-    env: Rc<SimEnv>,
+    mouth: Mouth,
     reports: RefCell<VecDeque<Report>>,
     closed: Cell<bool>,
     wake: Wake,
@@ -135,7 +135,7 @@ impl KeeperSide for Pipe {
         if self.closed.get() {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        self.env.effect(Effect::Order(order));
+        self.mouth.effect(Effect::Order(order));
         Ok(())
     }
 
@@ -162,7 +162,7 @@ impl Daemon {
     /// Starts it: its first turn is to be taken by the world.
     pub fn start(env: Rc<SimEnv>, config: Config, key: Key, present: Rc<Cell<bool>>) -> Self {
         let pipe = Rc::new(Pipe {
-            env: env.clone(),
+            mouth: env.mouth(),
             reports: RefCell::default(),
             closed: Cell::new(false),
             wake: Wake::default(),
@@ -175,7 +175,7 @@ impl Daemon {
             pipe,
             signalled: Wake::default(),
         });
-        let (run, within, surroundings) = (env.run, inside.clone(), env.clone());
+        let (run, within, surroundings) = (env.run, inside.clone(), env.mouth());
         env.executor
             .spawn(async move {
                 let ended = live(&surroundings, config, key, within).await;
@@ -187,7 +187,7 @@ impl Daemon {
 
     /// Takes in what has arrived; to be called inside its surroundings.
     pub fn read(&mut self) {
-        let (env, inside) = (self.env.clone(), self.inside.clone());
+        let (env, inside) = (self.env.mouth(), self.inside.clone());
         for packet in std::mem::take(&mut self.inbox) {
             take_in(&env, &inside, packet);
         }
@@ -226,7 +226,7 @@ impl Daemon {
     }
 }
 
-fn take_in(env: &Rc<SimEnv>, inside: &Rc<Inside>, packet: Packet) {
+fn take_in(env: &Mouth, inside: &Rc<Inside>, packet: Packet) {
     let (Some(wires), from) = (inside.wires.get(), packet.from) else { return };
     let peer = peer_of(env.node, from);
     let line = &inside.lines[peer];
@@ -237,6 +237,7 @@ fn take_in(env: &Rc<SimEnv>, inside: &Rc<Inside>, packet: Packet) {
         }
         Content::Answer { line: number, run, bytes } if line.line.get() == number => line.answer(run, bytes),
         Content::Response { line: number, bytes } if line.line.get() == number => wires.response(peer, &bytes),
+        Content::Notice { bytes } => wires.notice(peer, &bytes),
         Content::Reset { line: number } => line.reset(number),
         Content::Request { line, bytes, .. } => {
             let (wires, env) = (wires.clone(), env.clone());
@@ -264,7 +265,7 @@ pub fn node_of(me: usize, peer: usize) -> usize {
     if peer < me { peer } else { peer + 1 }
 }
 
-async fn live(env: &Rc<SimEnv>, config: Config, key: Key, inside: Rc<Inside>) -> Result<(), String> {
+async fn live(env: &Mouth, config: Config, key: Key, inside: Rc<Inside>) -> Result<(), String> {
     let spec = balancer::Spec {
         balancers: Vec::new(),
         vip: config.vip,
@@ -295,7 +296,7 @@ async fn live(env: &Rc<SimEnv>, config: Config, key: Key, inside: Rc<Inside>) ->
 }
 
 /// As the product's link does it, over frames.
-async fn keep_connected(env: Rc<SimEnv>, wires: Wires, inside: Rc<Inside>, peer: usize) {
+async fn keep_connected(env: Mouth, wires: Wires, inside: Rc<Inside>, peer: usize) {
     let line = &inside.lines[peer];
     let mut backoff = BACKOFF.0;
     loop {
@@ -321,7 +322,7 @@ async fn keep_connected(env: Rc<SimEnv>, wires: Wires, inside: Rc<Inside>, peer:
 }
 
 /// Asks for a connection: its number where it came up.
-async fn dial(env: &Rc<SimEnv>, wires: &Wires, line: &Line, peer: usize) -> Option<u64> {
+async fn dial(env: &Mouth, wires: &Wires, line: &Line, peer: usize) -> Option<u64> {
     let number = env.hub.new_line();
     line.line.set(number);
     line.answer.take();

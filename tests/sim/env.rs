@@ -23,14 +23,28 @@ pub struct SimEnv {
     rng: RefCell<Rng>,
 }
 
+/// By which tasks act on the world. Without the executor: a task that held it would keep itself alive.
+#[derive(Clone)]
+pub struct Mouth {
+    pub hub: Rc<Hub>,
+    pub node: usize,
+    run: u64,
+}
+
+impl Mouth {
+    pub fn effect(&self, effect: Effect) {
+        self.hub.effects.borrow_mut().push_back((self.node, self.run, effect));
+    }
+}
+
 impl SimEnv {
+    pub fn mouth(&self) -> Mouth {
+        Mouth { hub: self.hub.clone(), node: self.node, run: self.run }
+    }
+
     pub fn new(hub: &Rc<Hub>, node: usize, run: u64, clock: Clock) -> Rc<Self> {
         let rng = RefCell::new(hub.rng().fork());
         Rc::new(Self { hub: hub.clone(), node, run, clock, executor: Rc::new(LocalExecutor::new()), rng })
-    }
-
-    pub fn effect(&self, effect: Effect) {
-        self.hub.effects.borrow_mut().push_back((self.node, self.run, effect));
     }
 }
 
@@ -53,7 +67,7 @@ impl Env for SimEnv {
 
     fn unblock(&self, job: Job) -> LocalFuture<()> {
         let done = Rc::new(Done::default());
-        self.effect(Effect::Disk { job, done: done.clone() });
+        self.mouth().effect(Effect::Disk { job, done: done.clone() });
         Box::pin(Waiting(done))
     }
 }

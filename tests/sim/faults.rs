@@ -7,8 +7,10 @@ use super::rng::Rng;
 use super::setup::Setup;
 use super::world::World;
 use kube_vip::cluster::NodeId;
+use kube_vip::release::Key;
 use kube_vip::vip::state::Input;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
 
 /// A fault that lasts.
 #[derive(Clone, Debug)]
@@ -21,7 +23,7 @@ enum Lasting {
 }
 
 /// Which faults there are, how often each comes.
-const WEIGHTS: [(&str, u64); 23] = [
+const WEIGHTS: [(&str, u64); 26] = [
     ("loss", 4),
     ("delay", 5),
     ("repetition", 3),
@@ -44,6 +46,9 @@ const WEIGHTS: [(&str, u64); 23] = [
     ("carrier lost", 5),
     ("VIP removed by somebody", 2),
     ("transfers' votes late", 3),
+    ("proofs late", 3),
+    ("forged proof", 2),
+    ("old proof repeated", 2),
     ("another lease", 1),
 ];
 
@@ -55,6 +60,8 @@ pub struct Faults {
     /// Since when nothing more goes wrong, with whom nothing is wrong.
     pub calm_since: Option<Time>,
     pub healthy: Vec<bool>,
+    /// The last proofs of release that were sent.
+    pub proofs: VecDeque<(usize, Rc<[u8]>)>,
     /// The mean pause between two faults.
     pause: Time,
 }
@@ -67,6 +74,7 @@ impl Faults {
             next: 0,
             calm_since: Some(0),
             healthy: vec![true; setup.nodes],
+            proofs: VecDeque::new(),
             pause: SEC,
         }
     }
@@ -235,6 +243,12 @@ impl World {
                 let (part, upto) = (self.faults.rng.unit(), self.faults.rng.spread(100 * MS, 10 * SEC));
                 self.trouble(Trouble::LateVotes { part, upto }, long);
             }
+            "proofs late" => {
+                let (part, upto) = (self.faults.rng.unit(), self.faults.rng.spread(100 * MS, 10 * SEC));
+                self.trouble(Trouble::LateNotices { part, upto }, long);
+            }
+            "forged proof" => return self.forge(node),
+            "old proof repeated" => return self.repeat_proof(),
             _ => return self.another_lease(node, long),
         }
         true
@@ -320,6 +334,26 @@ impl World {
             let run = daemon.run;
             self.hub.after(0, What::Daemon { node, run });
         }
+    }
+
+    /// Somebody says, under this node's address, that the hold of its newest vote has ended.
+    fn forge(&mut self, node: usize) -> bool {
+        let Some(vote) = self.check.newest_vote(node) else { return false };
+        let bytes: Vec<u8> = (0..4).flat_map(|_| self.faults.rng.next().to_le_bytes()).collect();
+        let key = Key::from_bytes(bytes.try_into().unwrap_or([0; 32]));
+        self.send_proof(node, vote, &key);
+        true
+    }
+
+    /// A proof that was sent before comes again.
+    fn repeat_proof(&mut self) -> bool {
+        if self.faults.proofs.is_empty() {
+            return false;
+        }
+        let at = self.faults.rng.below(self.faults.proofs.len() as u64) as usize;
+        let (node, bytes) = self.faults.proofs[at].clone();
+        self.send_datagrams(node, &bytes);
+        true
     }
 
     fn link_down(&mut self, node: usize, lasts: Time) {

@@ -1,16 +1,19 @@
 //! A keeper's process: the product's own decisions ([`Machine`]) in a loop that asks the simulated kernel, waits for its answers
 //! and can be stopped or killed at any point.
 
-use super::clock::{Clock, Time};
+use super::clock::{Clock, MS, Time};
 use super::kernel::{Ask, Event, Said};
 use kube_vip::sys::clock::Instant;
-use kube_vip::vip::state::{Input, Machine, Next, Settings};
-use kube_vip::vip::{Order, Report, frames};
+use kube_vip::vip::fence::LEAST_MS;
+use kube_vip::vip::state::{FenceAct, Input, Machine, Next, Settings};
+use kube_vip::vip::{Order, Report, VoteKey, frames};
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// Orders that fit into the socket before it is full.
 const SOCKET: usize = 250;
+/// `drain`, as it is where the configuration names none.
+const DRAIN: Duration = Duration::from_secs(5);
 /// How many messages of one kind are read before the others have their turn.
 const TURN: usize = 64;
 
@@ -20,6 +23,7 @@ pub enum Want {
     Kernel(Ask),
     Frame(frames::Kind),
     Report(Report),
+    Notice(VoteKey),
     Kill,
     Exit { gone: bool },
     /// To be woken then (true time).
@@ -49,8 +53,8 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    pub fn new(run: u64, hold: Duration, clock: Clock, now: Time, link_up: bool) -> Self {
-        let set = Settings { hold, announce: true, ipv6: false };
+    pub fn new(run: u64, hold: Duration, clock: Clock, now: Time, link_up: bool, has_fence: bool) -> Self {
+        let set = Settings { hold, announce: true, ipv6: false, notify: true, drain: DRAIN };
         let mut keeper = Self {
             run,
             machine: Machine::new(set),
@@ -65,6 +69,8 @@ impl Keeper {
             awake_since: now,
             forgets_deadlines: false,
         };
+        let fenced = if has_fence { 0 } else { libc::EOPNOTSUPP };
+        keeper.machine.input(Input::Fenced(fenced), clock.show(now));
         keeper.machine.input(Input::Link { present: true, up: link_up }, clock.show(now));
         keeper
     }
@@ -100,6 +106,7 @@ impl Keeper {
         let local = self.clock.show(now);
         match self.answer.take() {
             Some(Said::Errno(errno)) => self.machine.input(Input::Answer(errno), local),
+            Some(Said::Fenced(errno)) => self.machine.input(Input::Fenced(errno), local),
             Some(Said::Dump { ours }) => self.machine.input(Input::Dump { ours, foreign: false }, local),
             Some(Said::Swept) | None => {}
         }
@@ -110,6 +117,9 @@ impl Keeper {
             return match self.machine.next(local) {
                 Next::Change(change) => self.call(Ask::Change(change)),
                 Next::Dump => self.call(Ask::Dump),
+                Next::Fence(FenceAct::Arm { until }) => self.call(Ask::Arm { time: self.time_until(until, local) }),
+                Next::Fence(FenceAct::Clear) => self.call(Ask::Clear),
+                Next::Notice { vote } => self.go_on(Want::Notice(vote)),
                 Next::Frame(kind) => self.go_on(Want::Frame(kind)),
                 Next::Report(report) => self.go_on(Want::Report(report)),
                 Next::Kill => self.go_on(Want::Kill),
@@ -118,6 +128,12 @@ impl Keeper {
                 Next::Wait(at) => Want::Wake(at.map_or(Time::MAX, |at| self.clock.when(at))),
             };
         }
+    }
+
+    /// As it is asked of the kernel: whole milliseconds, and none where they are too few to be exact.
+    fn time_until(&self, until: Instant, local: Instant) -> Time {
+        let ms = (until - local).as_millis() as u64;
+        if ms < LEAST_MS { 0 } else { self.clock.span(ms * MS) }
     }
 
     fn go_on(&mut self, want: Want) -> Want {

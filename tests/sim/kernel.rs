@@ -17,9 +17,9 @@ pub enum Ask {
     Dump,
     /// The sweep of a starting keeper.
     Sweep,
-    /// The fence's element, to end then (true time).
-    Arm { until: Time },
-    /// The fence away.
+    /// The VIP is guarded, and may be used for this long (true time).
+    Arm { time: Time },
+    /// It is guarded no more.
     Clear,
 }
 
@@ -28,6 +28,8 @@ pub enum Ask {
 pub enum Said {
     /// 0 or an errno.
     Errno(i32),
+    /// The same, of the fence.
+    Fenced(i32),
     /// Whether the VIP is there.
     Dump { ours: bool },
     /// The sweep is over.
@@ -156,14 +158,14 @@ impl Kernel {
                 self.clear();
                 (Said::Swept, None)
             }
-            Ask::Arm { .. } if !self.has_fence => (Said::Errno(libc::EOPNOTSUPP), None),
-            Ask::Arm { until } => {
-                self.arm(until);
-                (Said::Errno(0), None)
+            Ask::Arm { .. } | Ask::Clear if !self.has_fence => (Said::Fenced(libc::EOPNOTSUPP), None),
+            Ask::Arm { time } => {
+                self.arm(time);
+                (Said::Fenced(0), None)
             }
             Ask::Clear => {
                 self.clear();
-                (Said::Errno(0), None)
+                (Said::Fenced(0), None)
             }
         };
         Some((operation, said, event))
@@ -189,16 +191,21 @@ impl Kernel {
         self.lifetime += 1;
     }
 
-    fn arm(&mut self, until: Time) {
+    /// No time: what was armed before runs out.
+    fn arm(&mut self, time: Time) {
         self.fenced = true;
-        self.element = until > self.hub.now();
+        if time == 0 {
+            return;
+        }
+        self.element = true;
         self.elements += 1;
         let late = self.hub.rng().within(0, 5 * MS);
-        self.hub.at(until + late, What::Element { node: self.node, boot: self.boot, turn: self.elements });
+        self.hub.after(time + late, What::Element { node: self.node, boot: self.boot, turn: self.elements });
     }
 
+    /// Also at the start of a keeper: its table is made anew.
     fn clear(&mut self) {
-        self.fenced = false;
+        (self.fenced, self.element) = (false, false);
         self.elements += 1;
     }
 

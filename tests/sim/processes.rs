@@ -10,9 +10,11 @@ use super::net::{Content, Packet};
 use super::setup::Planted;
 use super::world::{World, latency};
 use kube_vip::cluster::runtime;
-use kube_vip::release::Key;
-use kube_vip::vip::frames;
+use kube_vip::daemon::notify_of;
+use kube_vip::release::{Key, Notice};
+use kube_vip::vip::{Order, VoteKey, frames};
 use kube_vip::vip::state::Input;
+use std::rc::Rc;
 
 /// A daemon that takes more polls than this at one instant spins.
 const SPIN: u32 = 200_000;
@@ -47,7 +49,9 @@ impl World {
         host.starting = None;
         host.key = Key::from_bytes(bytes.try_into().unwrap_or([0; 32]));
         let config = host.config(&self.setup);
-        let mut keeper = Keeper::new(run, self.setup.hold(), host.clock, now, host.kernel.link_up);
+        let long = matches!(self.setup.planted, Some(Planted::LongHold | Planted::NoDeadline));
+        let longest = if long { std::time::Duration::from_secs(3600) } else { self.setup.hold() };
+        let mut keeper = Keeper::new(run, longest, host.clock, now, host.kernel.link_up, host.kernel.has_fence);
         keeper.forgets_deadlines = self.setup.planted == Some(Planted::NoDeadline);
         host.keeper = Some(keeper);
         let env = SimEnv::new(&self.hub, node, run, host.clock);
@@ -77,9 +81,13 @@ impl World {
                 Want::Kernel(ask) => return host.kernel.ask(ask, keeper.run),
                 Want::Frame(kind) => self.broadcast(node, kind),
                 Want::Report(report) => self.report(node, report),
+                Want::Notice(vote) => self.tell_release(node, vote),
                 Want::Kill => self.kill_daemon(node),
                 Want::Exit { gone } => {
                     self.hub.note(node, "keeper exits", u64::from(gone), 0);
+                    if gone {
+                        self.hosts[node].kernel.ask(Ask::Clear, 0);
+                    }
                     return self.end_keeper(node);
                 }
                 Want::Wake(at) => {
@@ -107,6 +115,33 @@ impl World {
         let (what, term) = super::check::name(&report);
         self.hub.note(node, what, term, 0);
         self.hub.after(latency(&self.hub), What::Daemon { node, run: daemon.run });
+    }
+
+    /// The proof that the hold under this vote has ended, to all peers.
+    fn tell_release(&mut self, node: usize, vote: VoteKey) {
+        self.hub.note(node, "keeper proves the release", vote.term, 0);
+        self.count("proofs of release");
+        self.check.proven(node, vote, self.hosts[node].answers());
+        let key = self.hosts[node].key.clone();
+        let bytes = self.send_proof(node, vote, &key);
+        self.faults.proofs.push_back((node, bytes));
+        if self.faults.proofs.len() > 8 {
+            self.faults.proofs.pop_front();
+        }
+    }
+
+    /// The secret of this vote under this key, to all peers of the node.
+    pub fn send_proof(&mut self, node: usize, vote: VoteKey, key: &Key) -> Rc<[u8]> {
+        let cluster = notify_of(&self.hosts[node].config(&self.setup), key).map_or(0, |notify| notify.cluster);
+        let bytes: Rc<[u8]> = Notice { cluster, vote, secret: key.secret(vote) }.encode().to_vec().into();
+        self.send_datagrams(node, &bytes);
+        bytes
+    }
+
+    pub fn send_datagrams(&mut self, node: usize, bytes: &Rc<[u8]>) {
+        for to in (0..self.hosts.len()).filter(|n| *n != node) {
+            self.post(node, to, Content::Notice { bytes: bytes.clone() });
+        }
     }
 
     /// Frames of the keeper reach the other keepers, as claims and questions.
@@ -248,8 +283,11 @@ impl World {
         }
     }
 
-    fn order(&mut self, node: usize, order: kube_vip::vip::Order) {
+    fn order(&mut self, node: usize, mut order: Order) {
         let now = self.hub.now();
+        if let (Some(Planted::LongHold), Order::Hold { until, .. }) = (self.setup.planted, &mut order) {
+            *until += std::time::Duration::from_millis(self.setup.lease_ms);
+        }
         self.check.ordered(now, node, &order, &self.hosts);
         let Some(keeper) = self.hosts[node].keeper.as_mut() else { return };
         keeper.order(order);

@@ -2,6 +2,7 @@
 
 use super::clock::{MS, SEC, Time};
 use super::rng::Rng;
+use kube_vip::cluster::rules::planted;
 use std::time::Duration;
 
 /// One world's fixed facts.
@@ -52,6 +53,18 @@ impl Planted {
         Self::UnprovenRelease,
         Self::NoDeadline,
     ];
+
+    /// Those that are broken inside the product; the others in what is around it here.
+    pub fn inside(self) -> Option<planted::Planted> {
+        match self {
+            Self::NoQuietStart => Some(planted::Planted::NoQuietStart),
+            Self::OpenGate => Some(planted::Planted::OpenGate),
+            Self::SpentReused => Some(planted::Planted::SpentReused),
+            Self::FlagBelieved => Some(planted::Planted::FlagBelieved),
+            Self::UnprovenRelease => Some(planted::Planted::UnprovenRelease),
+            Self::LongHold | Self::NoDeadline => None,
+        }
+    }
 }
 
 impl Setup {

@@ -7,7 +7,8 @@ use super::host::Host;
 use super::hub::{Hub, What};
 use super::net::Net;
 use super::rng::Rng;
-use super::setup::Setup;
+use super::setup::{Planted, Setup};
+use kube_vip::cluster::rules::planted::plant;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::rc::Rc;
@@ -46,6 +47,7 @@ pub struct Failure {
 
 impl World {
     pub fn new(setup: Setup, root: &Path) -> Self {
+        plant(setup.planted.and_then(Planted::inside));
         let mut rng = Rng::new(setup.seed);
         let hub = Hub::new(rng.fork());
         let hosts: Vec<Host> = (0..setup.nodes).map(|n| Host::new(&hub, n, &setup, root)).collect();

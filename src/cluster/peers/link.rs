@@ -6,8 +6,8 @@ use super::message::{Request, Response};
 use super::wire::{self, Flags, Header, Kind, PREAMBLE};
 use crate::cluster::runtime::{now, sleep};
 use crate::cluster::shared::{Peer, Shared};
+use crate::reactor::Async;
 use log::{debug, info, warn};
-use smol::Async;
 use smol::future::FutureExt;
 use smol::io::AsyncWriteExt;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -113,8 +113,12 @@ async fn connect(from: SocketAddr, to: SocketAddr) -> Result<Async<TcpStream>, B
         Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e.into()),
         _ => {}
     }
-    let stream = Async::new_nonblocking(TcpStream::from(socket))?;
-    within(CONNECT, async { Ok(stream.writable().await?) }).await?;
+    let stream = Async::new(TcpStream::from(socket))?;
+    let connected = async {
+        stream.writable().await;
+        Ok(())
+    };
+    within(CONNECT, connected).await?;
     match stream.get_ref().take_error()? {
         Some(e) => Err(e.into()),
         None => Ok(stream),

@@ -7,9 +7,9 @@ use super::wire::{self, Header, Kind};
 use crate::cluster::answer::answer;
 use crate::cluster::runtime::{now, sleep, spawn};
 use crate::cluster::shared::Shared;
+use crate::reactor::Async;
 use crate::sys::clock::Instant;
 use log::{debug, warn};
-use smol::Async;
 use smol::future::FutureExt;
 use smol::io::AsyncWriteExt;
 use std::cell::{Cell, RefCell};
@@ -205,6 +205,6 @@ pub(super) async fn respond(shared: &Shared, index: usize, header: Header, paylo
     let request: Request = wire::parse_payload(payload)?;
     let peer = &shared.peers[index];
     peer.heard(now(), header.flags);
-    let response: Response = answer(shared, &peer.id, request).await;
+    let response: Response = answer(shared, &peer.id, header.flags, request).await;
     wire::emit(Kind::Response, shared.flags(), header.id, &response).ok_or(wire::Bad::Payload)
 }

@@ -100,6 +100,11 @@ impl Wires {
         }
     }
 
+    /// A notice of this peer's keeper came.
+    pub fn notice(&self, peer: usize, datagram: &[u8]) {
+        super::notice::read(&self.shared, &self.shared.peers[peer].id, datagram);
+    }
+
     /// Whether the quiet start goes on.
     pub fn is_quiet(&self) -> bool {
         now() < self.shared.quiet_until
@@ -122,7 +127,7 @@ impl Label {
             Kind::Refused => ("refused", None, false),
             Kind::Request => {
                 let request: Request = wire::parse_payload(payload).ok()?;
-                let told = matches!(&request, Request::Vote(_, Some(_)));
+                let told = matches!(&request, Request::Vote(_, Some(_)) | Request::PreVote(_, Some(_)));
                 (request_name(&request), request.vote().map(VoteId::of), told)
             }
             Kind::Response => {
@@ -137,11 +142,11 @@ impl Label {
 fn request_name(request: &Request) -> &'static str {
     match request {
         Request::Ping => "ping",
-        Request::Append(_) => "append",
+        Request::Append(..) => "append",
         Request::Vote(..) => "vote",
-        Request::PreVote(_) => "pre-vote",
+        Request::PreVote(..) => "pre-vote",
         Request::Snapshot(..) => "snapshot",
-        Request::Transfer(_) => "transfer",
+        Request::Transfer(..) => "transfer",
     }
 }
 
