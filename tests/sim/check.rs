@@ -186,7 +186,8 @@ impl Check {
         let hold = self.holds.entry((vote.term, vote.node)).or_insert_with(|| Hold { node, run, until, ended: false });
         if (hold.node, hold.run) != (node, run) {
             why = Some(format!("node{} holds under term {} of node{}", node + 1, vote.term, hold.node + 1));
-        } else if hold.ended || now > hold.until {
+        } else if hold.ended || (now > hold.until && host.daemon_awake <= hold.until) {
+            // A daemon that was stopped between deciding and sending sends late; its keeper refuses.
             why = Some(format!("node{} holds again under term {}, which is spent", node + 1, vote.term));
         }
         hold.until = hold.until.max(until);
@@ -241,8 +242,8 @@ impl Check {
 
     /// A keeper gave away the secret of a vote.
     pub fn proven(&mut self, node: usize, vote: VoteKey, answers: bool) {
-        let runs = self.holds.get(&(vote.term, vote.node)).is_some_and(|hold| !hold.ended);
-        if runs && answers {
+        // The proof for an earlier vote is repeated while a later one holds.
+        if answers && self.newest_vote(node) == Some(vote) {
             self.fail(format!("node{} proves that its hold under term {} has ended, and answers", node + 1, vote.term));
         }
     }
@@ -255,7 +256,7 @@ impl Check {
 
     /// A connected majority with a fit node has a holder again within the bound.
     pub fn recovers(&mut self, now: Time, since: Time, setup: &Setup, hosts: &[Host], healthy: &[bool]) {
-        if hosts.iter().any(|h| h.answers() && healthy[h.index]) {
+        if hosts.iter().any(Host::answers) {
             self.last_ok = now;
             if std::mem::take(&mut self.waiting) {
                 self.slowest = self.slowest.max(now - since);

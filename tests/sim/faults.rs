@@ -98,7 +98,7 @@ impl World {
         if self.faults.calm_since.is_none() {
             return self.calm();
         }
-        let held = self.hosts.iter().any(|h| h.answers() && self.faults.healthy[h.index]);
+        let held = self.hosts.iter().any(|h| h.answers());
         if !held {
             return self.hub.after(500 * MS, What::Phase);
         }
@@ -368,11 +368,11 @@ impl World {
 
     /// Somebody restarts a node with another lease in its file.
     fn another_lease(&mut self, node: usize, lasts: Time) -> bool {
-        let host = &mut self.hosts[node];
-        if host.other_timing || !host.powered {
-            return false;
+        let host = &self.hosts[node];
+        if self.hosts.iter().any(|h| h.other_timing) || !host.powered {
+            return false; // two of them would agree with each other
         }
-        host.other_timing = true;
+        self.hosts[node].other_timing = true;
         self.end_keeper_if_any(node);
         self.kill_daemon(node);
         self.begin(Lasting::OtherTiming { node }, lasts.max(5 * SEC));
@@ -414,6 +414,7 @@ impl World {
         let run = host.runs;
         if let Some(d) = host.daemon.as_mut().filter(|_| daemon && !daemon_stays) {
             (d.paused, d.pause_after) = (false, None);
+            host.daemon_awake = now;
         }
         if let Some(k) = host.keeper.as_mut().filter(|k| keeper && !keeper_stays && k.paused) {
             (k.paused, k.awake_since) = (false, now);

@@ -24,6 +24,8 @@ pub struct Host {
     /// When the keeper is to be woken, so that it is woken once.
     pub keeper_wake: Time,
     pub daemon: Option<Daemon>,
+    /// When the daemon last went on after a pause, or began.
+    pub daemon_awake: Time,
     /// Counts starts of the unit that were planned.
     pub unit: u64,
     /// A start is under way: this run's keeper sweeps.
@@ -50,6 +52,7 @@ impl Host {
             keeper: None,
             keeper_wake: Time::MAX,
             daemon: None,
+            daemon_awake: 0,
             unit: 0,
             starting: None,
             runs: 0,

@@ -5,7 +5,7 @@ mod sim;
 
 use sim::clock::{MS, SEC, Time};
 use sim::run::{self, Sum};
-use sim::setup::Setup;
+use sim::setup::{Planted, Setup};
 use sim::world::Failure;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -16,14 +16,21 @@ struct Asked {
     seed: u64,
     nodes: usize,
     replay: bool,
+    planted: bool,
+    /// How many failures end it.
+    failures: usize,
 }
 
 fn asked() -> Result<Asked, String> {
-    let mut asked = Asked { hours: 1.0, seed: 1, nodes: 3, replay: false };
+    let mut asked = Asked { hours: 1.0, seed: 1, nodes: 3, replay: false, planted: false, failures: 1 };
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
-        if flag == "--replay" {
-            asked.replay = true;
+        match flag.as_str() {
+            "--replay" => asked.replay = true,
+            "--planted" => asked.planted = true,
+            _ => {}
+        }
+        if flag == "--replay" || flag == "--planted" {
             continue;
         }
         let value = args.next().ok_or(format!("{flag} needs a value"))?;
@@ -31,6 +38,7 @@ fn asked() -> Result<Asked, String> {
         match flag.as_str() {
             "--hours" => asked.hours = value.parse().map_err(|e| bad(&e))?,
             "--seed" => asked.seed = value.parse().map_err(|e| bad(&e))?,
+            "--failures" => asked.failures = value.parse().map_err(|e| bad(&e))?,
             "--nodes" => asked.nodes = value.parse().map_err(|e| bad(&e))?,
             _ => return Err(format!("{flag} is not known")),
         }
@@ -46,15 +54,41 @@ fn main() -> ExitCode {
             return ExitCode::from(64);
         }
     };
-    if asked.replay { replay(&asked) } else { simulate(&asked) }
+    match asked {
+        _ if asked.replay => replay(&asked),
+        _ if asked.planted => planted(&asked),
+        _ => simulate(&asked),
+    }
+}
+
+/// Breaks each rule on purpose, until it is found.
+fn planted(asked: &Asked) -> ExitCode {
+    let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
+    let wanted = (asked.hours * 3600.0 * SEC as f64) as Time;
+    let mut missed = false;
+    for planted in Planted::ALL {
+        let enough = |sum: &Sum| sum.simulated >= wanted || !sum.failures.is_empty();
+        let sum = run::many(threads, |n| planted.world(asked.seed + n), enough);
+        let hours = sum.simulated as f64 / SEC as f64 / 3600.0;
+        match sum.failures.first() {
+            Some((_, f)) => println!("{planted:?}: found after {hours:.2} simulated hours: {}", f.violation),
+            None => println!("{planted:?}: NOT found in {hours:.2} simulated hours"),
+        }
+        missed |= sum.failures.is_empty();
+    }
+    ExitCode::from(u8::from(missed))
 }
 
 fn simulate(asked: &Asked) -> ExitCode {
     let threads = std::thread::available_parallelism().map_or(1, |n| n.get());
     let wanted = (asked.hours * 3600.0 * SEC as f64) as Time;
     let begun = Instant::now();
-    let sum = run::many(threads, |n| Setup::new(asked.seed + n, asked.nodes), |sum| sum.simulated >= wanted);
+    let enough = |sum: &Sum| sum.simulated >= wanted || sum.failures.len() >= asked.failures;
+    let sum = run::many(threads, |n| Setup::new(asked.seed + n, asked.nodes), enough);
     print(&sum, asked, begun.elapsed().as_secs_f64(), threads);
+    for (setup, failure) in sum.failures.iter().skip(1) {
+        println!("seed {} failed too, at {:.6} s: {}", setup.seed, failure.at as f64 / SEC as f64, failure.violation);
+    }
     match sum.failures.first() {
         None => ExitCode::SUCCESS,
         Some((setup, failure)) => {

@@ -13,6 +13,7 @@ use kube_vip::cluster::runtime;
 use kube_vip::daemon::notify_of;
 use kube_vip::release::{Key, Notice};
 use kube_vip::vip::{Order, VoteKey, frames};
+use kube_vip::vip::rtnl::Change;
 use kube_vip::vip::state::Input;
 use std::rc::Rc;
 
@@ -165,7 +166,8 @@ impl World {
         let Some((operation, said, event)) = host.kernel.done(op) else { return };
         self.check.dirty = true;
         if !matches!(operation.ask, Ask::Dump) {
-            self.hub.note(node, ask_name(operation.ask), 0, 0);
+            let often = matches!(operation.ask, Ask::Arm { .. } | Ask::Change(Change::Renew));
+            self.hub.note(node, ask_name(operation.ask), if often { QUIET } else { 0 }, op);
         }
         if let Some(event) = event {
             self.kernel_event(node, event);
@@ -217,6 +219,7 @@ impl World {
             }
         }
         self.hub.node.set(None);
+        drop(env);
         daemon.pause_after = daemon.pause_after.map(|left| left.saturating_sub(polls));
         self.hub.note(node, "daemon", QUIET, u64::from(polls));
         self.after_daemon(node);
@@ -271,7 +274,9 @@ impl World {
             }
             Effect::Dial { to, line, bytes } => self.post(node, to, Content::Hello { line, run, bytes: bytes.into() }),
             Effect::Greet { to, line, bytes, welcome } => {
-                if welcome && self.hosts[node].other_timing != self.hosts[to].other_timing {
+                let peer = super::daemon::peer_of(to, node);
+                let current = self.hosts[to].daemon.as_ref().is_some_and(|d| d.inside.lines[peer].line.get() == line);
+                if welcome && current && self.hosts[node].other_timing != self.hosts[to].other_timing {
                     self.check.fail(format!("node{} welcomed node{}, whose lease is another", node + 1, to + 1));
                 }
                 if !welcome {
@@ -297,7 +302,7 @@ impl World {
 
     pub fn disk_done(&mut self, node: usize, run: u64, job: u64) {
         if self.is_run(node, run) && self.hosts[node].disk.finish(job) {
-            self.hub.note(node, "disk", job, 0);
+            self.hub.note(node, "disk", QUIET, job);
             self.run_daemon(node);
         }
     }
@@ -367,7 +372,11 @@ impl World {
         let Some(daemon) = host.daemon.take() else { return };
         let grave = SimEnv::new(&self.hub, node, u64::MAX, host.clock);
         let _inside = runtime::enter(grave);
+        let executor = Rc::downgrade(&daemon.env.executor);
         drop(daemon);
+        if executor.strong_count() > 0 {
+            self.check.fail(format!("node{}: its daemon's tasks outlive it", node + 1));
+        }
         self.hub.note(node, "daemon gone", 0, 0);
     }
 
@@ -399,7 +408,6 @@ impl World {
 }
 
 fn ask_name(ask: Ask) -> &'static str {
-    use kube_vip::vip::rtnl::Change;
     match ask {
         Ask::Change(Change::Add) => "kernel adds",
         Ask::Change(Change::Renew) => "kernel renews",

@@ -54,6 +54,11 @@ impl Planted {
         Self::NoDeadline,
     ];
 
+    /// One of the worlds in which it is looked for.
+    pub fn world(self, number: u64) -> Setup {
+        Setup { planted: Some(self), ..Setup::new(1 + number, 3) }
+    }
+
     /// Those that are broken inside the product; the others in what is around it here.
     pub fn inside(self) -> Option<planted::Planted> {
         match self {
