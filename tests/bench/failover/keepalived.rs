@@ -112,7 +112,8 @@ enum State {
 
 /// The state entered last since the newest start, by its log.
 fn state(log: &str) -> Option<State> {
-    let newest = &log[log.rfind("Starting VRRP child process")?..];
+    // Not the line about the VRRP process: its parent may write that one after the child's first lines.
+    let newest = &log[log.rfind("Starting Keepalived v")?..];
     let line = newest.lines().rfind(|l| l.contains(") Entering "))?;
     Some(match line {
         l if l.contains("MASTER") => State::Master,
