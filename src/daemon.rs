@@ -10,7 +10,7 @@ mod commands; // what the control socket tells to do
 mod cordon; // the mark that outlives a restart
 mod fitness; // what speaks against holding
 mod guard; // where the keeper hangs or dies
-mod holder; // between cluster, keeper and balancer
+pub mod holder; // between cluster, keeper and balancer
 mod reach; // whether a backend is reached
 mod single; // the clock of a node alone
 mod stop; // the way out
@@ -51,10 +51,10 @@ fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key)
     let socket = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
         let daemon = Rc::new(Daemon::start(config, link, control, key).await?);
-        let listener = Rc::new(listener);
         for _ in 0..status::socket::CLIENTS {
-            let (listener, asked) = (listener.clone(), daemon.clone());
-            runtime::spawn(async move { status::socket::serve(&listener, &*asked).await });
+            let listener = listener.try_clone().map_err(|e| format!("can't share the control socket: {e}"))?;
+            let asked = daemon.clone();
+            runtime::spawn(async move { status::socket::serve(listener, &*asked).await });
         }
         daemon.live(signals).await
     });

@@ -3,6 +3,7 @@
 
 mod lab;
 
+use kube_vip::reactor;
 use kube_vip::sys::caps;
 use kube_vip::sys::clock::{self, Instant};
 use kube_vip::sys::ioctl::Interfaces;
@@ -47,6 +48,7 @@ fn spec(vip: &str) -> KeeperSpec {
         state_file,
         notify: None,
         drain: Duration::ZERO,
+        realtime: true,
     }
 }
 
@@ -121,10 +123,10 @@ impl Kept {
             let link = self.link.as_ref().expect("a link");
             let next = async { Some(link.next().await.expect("the keeper lives")) };
             let pause = async {
-                smol::Timer::after(patience.min(ms(50))).await;
+                reactor::sleep(patience.min(ms(50))).await;
                 None
             };
-            if let Some(report) = smol::block_on(smol::future::or(next, pause)) {
+            if let Some(report) = reactor::block_on(smol::future::or(next, pause)).expect("epoll works") {
                 return Some(report);
             }
             if let Some(vote) = self.holding {
@@ -272,7 +274,7 @@ fn the_kernel_removes_it_when_the_keeper_is_killed() {
             println!("{vip}: the kernel removed it {took:?} after SIGKILL; the bound is {:?}", vip::lifetime_bound(HOLD));
             assert!(took < vip::lifetime_bound(HOLD) + ms(500), "{took:?}");
             assert!(
-                smol::block_on(async { k.link.as_ref().expect("a link").next().await }).is_err(),
+                reactor::block_on(k.link.as_ref().expect("a link").next()).expect("epoll works").is_err(),
                 "the daemon learns of it"
             );
         }

@@ -2,12 +2,11 @@
 
 use super::engine::Engine;
 use super::{OpenError, Spec};
+use crate::reactor::Reactor;
 use crate::status::BalancerStatus;
-use crate::sys::epoll::Bell;
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// The listeners and all connections. To be handed to [`super::block_on`]; dropping it resets what is open.
 #[derive(Debug)]
@@ -29,8 +28,8 @@ impl Forwarder {
         Ok((Forwarder(engine.clone()), Control(engine)))
     }
 
-    pub(super) fn bell(&self) -> Arc<Bell> {
-        self.0.borrow().bell()
+    pub(super) fn reactor(&self) -> Rc<Reactor> {
+        self.0.borrow().reactor()
     }
 
     pub(super) fn turn(&self) -> io::Result<()> {

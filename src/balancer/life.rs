@@ -50,7 +50,7 @@ impl Engine {
     /// Registers one end, once and for all events.
     pub(super) fn register(&mut self, key: Key, end: End) -> io::Result<()> {
         match self.slab.get_mut(key).and_then(|conn| conn.end(end).fd()) {
-            Some(fd) => self.epoll.add(fd, token(key, end)),
+            Some(fd) => self.reactor.add(fd, token(key, end)),
             None => Ok(()),
         }
     }

@@ -112,12 +112,9 @@ fn run_daemon(config: Config, link: Option<OwnedFd>, key: Key) -> Result<Exit, F
     Ok(if daemon::run(config, link, signals, key) { Exit::Fine } else { Exit::Failed })
 }
 
-/// The daemon's real-time priority: the lowest, which is above everything that has none.
-const PRIORITY: u8 = 1;
-
 /// Runs before other work of the machine, and never waits for a page from a disk, as far as this machine allows.
 fn be_punctual() {
-    let scheduled = process::realtime(PRIORITY).map_err(|e| format!("no real-time scheduling ({e})"));
+    let scheduled = process::run_first(process::priority::DAEMON).map_err(|e| format!("no real-time scheduling ({e})"));
     let locked = process::lock_growing_memory().map_err(|e| format!("memory is not locked ({e})"));
     let refused: Vec<String> = [scheduled, locked].into_iter().filter_map(Result::err).collect();
     if !refused.is_empty() {
@@ -142,6 +139,7 @@ fn keeper_spec(config: &Config, key: &Key) -> KeeperSpec {
         state_file: state_file(config),
         notify: daemon::notify_of(config, key),
         drain: config.drain,
+        realtime: config.realtime,
     }
 }
 

@@ -1,11 +1,11 @@
 //! What a person tells the running node over the control socket: hand over, cordon, uncordon.
 
 use super::{Daemon, cordon};
+use crate::cluster::runtime::now;
 use crate::cluster::{Cluster, NodeId, runtime};
 use crate::status::Snapshot;
 use crate::status::question::{Answer, Command};
 use crate::status::socket::{self, Asked};
-use crate::sys::clock::now;
 use log::{info, warn};
 use std::cell::Cell;
 use std::pin::Pin;

@@ -2,8 +2,8 @@
 //! lease is kept alive, because a peer must not take an address that is still here.
 
 use super::holder::Holder;
-use crate::cluster::runtime;
-use crate::sys::clock::{Instant, now};
+use crate::cluster::runtime::{self, now};
+use crate::sys::clock::Instant;
 use crate::vip;
 use log::{error, info, warn};
 use std::rc::Rc;
@@ -126,7 +126,7 @@ impl Holder {
 
     /// Returns when the daemon ends however far its stop came. A living keeper removes the VIP in any case; without one the lease
     /// is kept until the kernel has.
-    pub(super) async fn stop_limit(&self) {
+    pub async fn stop_limit(&self) {
         runtime::sleep(STOP_LIMIT).await;
         if self.keeper() == Keeper::Gone {
             // A little more, so that what follows from the silence comes first.

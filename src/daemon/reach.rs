@@ -2,8 +2,9 @@
 
 use crate::cluster::{Cluster, runtime};
 use crate::config::Config;
+use crate::reactor::Async;
 use log::{info, warn};
-use smol::Async;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
@@ -120,11 +121,23 @@ impl Tracker {
 
 /// Whether it accepts a connection; `None` where this machine is short of something and can't ask.
 async fn answers(address: SocketAddr) -> Option<bool> {
-    match runtime::timeout(PATIENCE, Async::<TcpStream>::connect(address)).await {
+    match runtime::timeout(PATIENCE, connect(address)).await {
         Ok(Ok(_)) => Some(true),
         Ok(Err(e)) if is_local_shortage(&e) => None,
         Ok(Err(_)) | Err(_) => Some(false),
     }
+}
+
+async fn connect(to: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_nonblocking(true)?;
+    match socket.connect(&SockAddr::from(to)) {
+        Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
+        _ => {}
+    }
+    let stream = Async::new(TcpStream::from(socket))?;
+    stream.writable().await;
+    stream.get_ref().take_error()?.map_or(Ok(()), Err)
 }
 
 fn is_local_shortage(e: &io::Error) -> bool {

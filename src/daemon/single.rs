@@ -2,10 +2,11 @@
 //! process hangs.
 
 use crate::cluster::rules::hold;
+use crate::cluster::runtime::now;
 use crate::cluster::vote::VoteId;
 use crate::cluster::{Event, NodeId, runtime};
 use crate::config::Config;
-use crate::sys::clock::{Instant, now};
+use crate::sys::clock::Instant;
 use smol::channel::{Receiver, bounded};
 use std::cell::Cell;
 use std::rc::Rc;

@@ -2,10 +2,10 @@
 
 use super::Daemon;
 use crate::cluster::runtime;
+use crate::reactor::Async;
 use crate::sys::clock::now;
 use crate::sys::signal::Signals;
 use log::info;
-use smol::Async;
 use smol::future::FutureExt;
 use std::time::Duration;
 
@@ -107,13 +107,9 @@ impl Daemon {
 
 /// Waits for a signal that means stop.
 async fn signalled(signals: &Async<Signals>) -> Result<(), String> {
-    loop {
-        signals.readable().await.map_err(|e| format!("can't read signals: {e}"))?;
-        if let Some(signal) = signals.get_ref().next() {
-            info!("{signal}");
-            return Ok(());
-        }
-    }
+    let next = |signals: &Signals| signals.next().ok_or(std::io::ErrorKind::WouldBlock.into());
+    info!("{}", signals.read_with(next).await.map_err(|e| format!("can't read signals: {e}"))?);
+    Ok(())
 }
 
 #[cfg(test)]

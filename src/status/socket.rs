@@ -3,7 +3,7 @@
 
 use super::Snapshot;
 use super::question::{Answer, Command, LONGEST, Question};
-use smol::Async;
+use crate::reactor::{self, Async};
 use smol::future::FutureExt;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use std::io::{self, Read, Write};
@@ -35,7 +35,7 @@ pub fn limit(lease: Duration) -> Duration {
 }
 
 /// Binds the control socket, replacing one that no daemon answers on any more.
-pub fn bind(path: &Path) -> Result<Async<UnixListener>, String> {
+pub fn bind(path: &Path) -> Result<UnixListener, String> {
     let what = |e: io::Error| {
         format!("can't create the control socket {}: {e} (set controlSocket to a path in a writable directory)", path.display())
     };
@@ -46,7 +46,7 @@ pub fn bind(path: &Path) -> Result<Async<UnixListener>, String> {
     let listener = UnixListener::bind(path).map_err(what)?;
     // Status tells addresses and counters: for the owner and its group.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(what)?;
-    Async::new(listener).map_err(what)
+    Ok(listener)
 }
 
 fn remove_stale(path: &Path) -> Result<(), String> {
@@ -62,12 +62,16 @@ fn remove_stale(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Answers clients for ever, one after the other. Several at a time (see [`CLIENTS`]) on one listener keep a command that takes its
-/// time from blocking `status`.
-pub async fn serve(listener: &Async<UnixListener>, asked: &impl Asked) {
+/// Answers clients for ever, one after the other. Several at a time (see [`CLIENTS`]), each on a descriptor of its own of one
+/// listener, keep a command that takes its time from blocking `status`.
+pub async fn serve(listener: UnixListener, asked: &impl Asked) {
+    let listener = match Async::new(listener) {
+        Ok(listener) => listener,
+        Err(e) => return log::error!("can't wait for clients of the control socket: {e}"),
+    };
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            smol::Timer::after(PATIENCE).await;
+        let Ok(stream) = listener.accept().await else {
+            reactor::sleep(PATIENCE).await;
             continue;
         };
         if let Err(e) = answer(stream, asked).await {
@@ -91,7 +95,7 @@ async fn answer(stream: Async<UnixStream>, asked: &impl Asked) -> io::Result<()>
 
 async fn soon<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     let late = async {
-        smol::Timer::after(PATIENCE).await;
+        reactor::sleep(PATIENCE).await;
         Err(io::ErrorKind::TimedOut.into())
     };
     work.or(late).await
@@ -177,17 +181,17 @@ mod tests {
     #[test]
     fn a_command_under_way_and_a_silent_client_keep_nobody_from_asking() {
         let path = std::env::temp_dir().join(format!("kube-vip-socket-{}.sock", std::process::id()));
-        let listener = Rc::new(bind(&path).expect("a socket in the temporary directory"));
+        let listener = bind(&path).expect("a socket in the temporary directory");
         let (begun, begins) = bounded(1);
         let (ends, end) = bounded(1);
         let asked = Rc::new(Slow { begun, end });
         let executor = LocalExecutor::new();
         for _ in 0..CLIENTS {
-            let (listener, asked) = (listener.clone(), asked.clone());
-            executor.spawn(async move { serve(&listener, &*asked).await }).detach();
+            let (listener, asked) = (listener.try_clone().expect("a descriptor"), asked.clone());
+            executor.spawn(async move { serve(listener, &*asked).await }).detach();
         }
         let patience = Duration::from_secs(60);
-        smol::block_on(executor.run(async {
+        let talk = executor.run(async {
             let silent = UnixStream::connect(&path).expect("it listens");
             let other = path.clone();
             let move_it = Command::HandOver { to: Some("n2".to_string()) };
@@ -203,7 +207,8 @@ mod tests {
             ends.send(Answer::Done("cordoned".to_string())).await.expect("the command waits for it");
             assert_eq!(cordoned.await, Ok("cordoned".to_string()));
             drop(silent);
-        }));
+        });
+        reactor::block_on(talk).expect("a reactor");
         std::fs::remove_file(&path).expect("removed");
     }
 

@@ -1,6 +1,5 @@
-//! Processes: fork in a single thread, wait, end a child, lock memory, run in real time.
+//! Processes: fork in a single thread, wait, end a child, lock memory, run before others.
 
-use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -44,13 +43,13 @@ pub fn kill_child(child: Pid) -> io::Result<()> {
     Ok(kill(child, Signal::SIGKILL)?)
 }
 
-/// Locks what is mapped now into memory, after touching the stack that the caller will need.
+/// Locks all that is mapped now into memory, after touching the stack that the caller will need: for a small process that never grows.
 ///
-/// Not MCL_FUTURE: with a limit on locked memory, a later allocation would fail instead of being unlocked.
+/// Not MCL_FUTURE: with a limit on locked memory, a later allocation would fail instead of being unlocked. EPERM or ENOMEM: RLIMIT_MEMLOCK.
 pub fn lock_memory() -> io::Result<()> {
     let mut stack = [1u8; 64 * 1024];
     std::hint::black_box(&mut stack);
-    Ok(mlockall(MlockAllFlags::MCL_CURRENT)?)
+    mlockall(libc::MCL_CURRENT)
 }
 
 /// Locks what is mapped now and later, each page once it is used. Only where there is no limit on locked memory, or this process may
@@ -64,17 +63,33 @@ pub fn lock_growing_memory() -> io::Result<()> {
     if limit != RLIM_INFINITY {
         return Err(io::Error::other(format!("locked memory is limited to {} KiB", limit >> 10)));
     }
-    let on_use = MlockAllFlags::from_bits_retain(libc::MCL_ONFAULT);
-    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_use)?)
+    mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT)
 }
 
-/// Gives the calling thread the policy SCHED_RR with this priority (1–99, sched(7)); threads and processes that it starts later run
-/// as usual. Needs CAP_SYS_NICE or RLIMIT_RTPRIO.
-pub fn realtime(priority: u8) -> io::Result<()> {
-    let param = libc::c_int::from(priority); // struct sched_param of the kernel: one int
-    let policy = libc::SCHED_RR | libc::SCHED_RESET_ON_FORK;
-    // musl's sched_setscheduler() always fails (ENOSYS), so the system call itself; 0 is the calling thread.
-    // SAFETY: the kernel reads one int behind the pointer, which lives until the call returns.
-    let result = unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, policy, &raw const param) };
+fn mlockall(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: mlockall takes no pointers.
+    if unsafe { libc::mlockall(flags) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Runs the calling thread before all that have no real-time priority (SCHED_RR); threads and processes that it starts are ordinary again.
+///
+/// `priority` is 1 to 99. EPERM without CAP_SYS_NICE or a high enough RLIMIT_RTPRIO, and in a control group without real-time budget
+/// (CONFIG_RT_GROUP_SCHED, cpu.rt_runtime_us).
+pub fn run_first(priority: u8) -> io::Result<()> {
+    // SAFETY: sched_param is plain integers, for which all zeroes is a value (musl has reserved ones besides the priority).
+    let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
+    param.sched_priority = priority.into();
+    // The system call itself: musl's wrapper refuses with ENOSYS, because POSIX means processes where Linux means threads.
+    // SAFETY: `param` begins with the priority, which is all that the kernel reads, and outlives the call; 0 is the calling thread.
+    let result =
+        unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const param) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// [`run_first`] for this program's two processes: the one that removes the VIP goes before the one that keeps it.
+pub mod priority {
+    /// The daemon's loop.
+    pub const DAEMON: u8 = 10;
+    /// The keeper.
+    pub const KEEPER: u8 = 20;
 }

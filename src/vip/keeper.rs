@@ -3,11 +3,13 @@
 //! The loop neither allocates nor logs: a log pipe that nobody reads must not keep the VIP past its deadline. What is worth a line goes to
 //! the daemon as a report.
 
+use super::fence::Fence;
 use super::host::{self, Host, OpenError, OpenErrorKind};
 use super::link;
+use super::notice::Teller;
 use super::ownership::{Identity, Owner};
 use super::rtnl::{Address, Event, Messages};
-use super::state::{Input, Machine, Next, Settings};
+use super::state::{FenceAct, Input, Machine, Next, Settings};
 use super::{Order, Report, frames};
 use crate::release::Key;
 use crate::sys::ioctl::{Interface, Interfaces};
@@ -46,6 +48,8 @@ pub struct KeeperSpec {
     pub notify: Option<Notify>,
     /// How long the daemon may go on after it was told to stop, beyond what handing over takes: `drain`.
     pub drain: Duration,
+    /// Lock memory and run in real time, as far as this process may.
+    pub realtime: bool,
 }
 
 /// Where the proof that a hold has ended goes.
@@ -101,6 +105,9 @@ pub struct Keeper {
     spec: KeeperSpec,
     _lock: UnixDatagram,
     host: Host,
+    fence: Fence,
+    fenced: i32,
+    teller: Option<Teller>,
     events: Netlink,
     interfaces: Interfaces,
     interface: Option<Interface>,
@@ -128,21 +135,39 @@ impl Keeper {
         }
         let (sender, listener) = packet_sockets(spec, &interface)?;
         let me = sweep(&mut host, spec, &interface)?;
+        // After the sweep: an earlier run's table still guards the address that this run has just removed.
+        let mut fence = Fence::open(spec.vip, &spec.interface);
+        let fenced = fence.install();
         let other = |what: &'static str| move |e: io::Error| OpenError::tried(what, "nothing special", &e);
         let [term, int, hup] = STOP;
         let signals = Signals::open(&[term, int, hup, Signal::SIGCHLD]).map_err(other("open a signalfd"))?;
         let timer = Timer::open().map_err(other("open a timerfd"))?;
+        let teller = teller(spec);
         let (spec, interface, buffer) = (spec.clone(), Some(interface), vec![0; 32 * 1024].into());
-        Ok(Self { spec, _lock: lock, host, events, interfaces, interface, me, sender, listener, signals, timer, buffer })
+        Ok(Self {
+            spec,
+            _lock: lock,
+            host,
+            fence,
+            fenced,
+            teller,
+            events,
+            interfaces,
+            interface,
+            me,
+            sender,
+            listener,
+            signals,
+            timer,
+            buffer,
+        })
     }
 
     /// Locks memory, drops all capabilities that are not needed, then keeps the VIP as the daemon orders until the daemon has ended and
     /// the VIP was seen gone. `daemon` is the keeper's end of [`link::pair`]; without a child, its end stands for the daemon's.
     pub fn run(self, daemon: OwnedFd, child: Option<Child>) -> ExitReason {
-        if let Err(e) = process::lock_memory() {
-            log::warn!(
-                "can't lock the keeper's memory: {e}; under memory pressure it may act late (raise LimitMEMLOCK to 16M)"
-            );
+        if self.spec.realtime {
+            steady();
         }
         let kill = child.is_some_and(|c| c.other_user).then_some(caps::KILL);
         let keep: Vec<u32> = [caps::NET_ADMIN, caps::NET_RAW].into_iter().chain(kill).collect();
@@ -150,11 +175,26 @@ impl Keeper {
             log::warn!("can't drop the keeper's other capabilities: {e}");
         }
         let announce = self.spec.announce && self.sender.is_some();
-        let set = Settings { hold: self.spec.hold, announce, ipv6: self.spec.vip.is_ipv6() };
-        let mut run =
-            Run { k: self, m: Machine::new(set), daemon: Some(daemon), child, blocked: false, stopped: false, code: None };
+        let KeeperSpec { hold, vip, drain, .. } = self.spec;
+        let set = Settings { hold, announce, ipv6: vip.is_ipv6(), notify: self.teller.is_some(), drain };
+        let (m, daemon, fenced) = (Machine::new(set), Some(daemon), self.fenced);
+        let mut run = Run { k: self, m, daemon, child, blocked: false, stopped: false, code: None };
+        run.input(Input::Fenced(fenced));
         run.tell_link();
         run.turn_until_exit()
+    }
+}
+
+/// Memory and processor time are there when they are needed, as far as this process may have them.
+fn steady() {
+    if let Err(e) = process::lock_memory() {
+        log::warn!("can't lock the keeper's memory: {e}; under memory pressure it may act late (raise LimitMEMLOCK to 16M)");
+    }
+    if let Err(e) = process::run_first(process::priority::KEEPER) {
+        log::info!(
+            "the keeper runs without real-time priority: {e}; on a busy machine it may act late (needs CAP_SYS_NICE or LimitRTPRIO={})",
+            process::priority::KEEPER
+        );
     }
 }
 
@@ -195,6 +235,13 @@ fn packet_sockets(spec: &KeeperSpec, interface: &Interface) -> Result<(Option<Se
     }
 }
 
+/// Where there is none the peers wait for the lease; that is worth a line, not a refusal.
+fn teller(spec: &KeeperSpec) -> Option<Teller> {
+    let to = spec.notify.as_ref()?;
+    let failed = |e| log::warn!("can't send from {}: {e}; after a crash the peers wait for the lease to end", to.from);
+    Teller::open(to).map_err(failed).ok()
+}
+
 fn sweep(host: &mut Host, spec: &KeeperSpec, interface: &Interface) -> Result<Identity, OpenError> {
     let mut me = host::identity(spec.vip, &spec.interface, interface.index, spec.hold, &spec.state_file);
     let swept = host.sweep(&me);
@@ -228,7 +275,12 @@ impl Run {
         loop {
             match self.act().map_err(|gone| ExitReason { gone, stopped: self.stopped, daemon: self.code, error: error.take() })
             {
-                Err(exit) => return exit,
+                Err(exit) => {
+                    if exit.gone {
+                        let _ = self.k.fence.remove(); // without nf_tables there is none
+                    }
+                    return exit;
+                }
                 Ok(wake) => {
                     if let Err(e) = self.k.timer.by(wake).and_then(|()| self.wait()) {
                         // Without poll or timer nothing can be kept: end it, and act without waiting until it is gone.
@@ -252,6 +304,8 @@ impl Run {
                     let errno = self.k.host.change(change, self.k.me.index, self.k.me.lifetime);
                     self.input(Input::Answer(errno));
                 }
+                Next::Fence(act) => self.fence(act),
+                Next::Notice { vote } => self.k.teller.iter().for_each(|teller| teller.tell(vote)),
                 Next::Dump => self.dump(),
                 Next::Frame(kind) => self.send(kind),
                 Next::Report(report) => self.report(&report),
@@ -260,6 +314,20 @@ impl Run {
                 Next::Wait(at) => return Ok(at),
             }
         }
+    }
+
+    fn fence(&mut self, act: FenceAct) {
+        let errno = match act {
+            FenceAct::Clear => self.k.fence.clear(),
+            FenceAct::Arm { until } => {
+                let armed = self.k.fence.arm(until);
+                if armed.again {
+                    self.input(Input::FenceLost);
+                }
+                armed.errno
+            }
+        };
+        self.input(Input::Fenced(errno));
     }
 
     fn dump(&mut self) {
@@ -356,6 +424,10 @@ impl Run {
         let aim = found.filter(|i| self.k.interface.is_none_or(|old| (old.index, old.mac) != (i.index, i.mac)));
         if let (Some(Interface { index, mac: Some(mac), .. }), Some(listener)) = (aim, &self.k.listener) {
             let _ = listener.aim(index, self.k.spec.vip, mac); // deaf to claims until the next change: nothing hangs on them
+        }
+        if found.is_some() && index != self.k.me.index {
+            let errno = self.k.fence.install(); // its chains went with the old interface
+            self.input(Input::Fenced(errno));
         }
         (self.k.me.index, self.k.interface) = (index, found);
         self.input(Input::Link { present: found.is_some(), up: found.is_some_and(|i| i.up) });
