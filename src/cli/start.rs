@@ -54,7 +54,11 @@ fn gist(config: &Config) {
         config.local.id,
         config.vip,
         config.interface,
-        if config.disable_vip { " (disabled here)" } else { "" },
+        match (config.disable_vip, config.witness) {
+            (true, _) => " (disabled here)",
+            (false, true) => " (never here: a witness)",
+            (false, false) => "",
+        },
         timing.heartbeat.as_millis(),
         timing.lease.as_millis(),
         config.balancers.len()

@@ -48,7 +48,7 @@ pub struct KeeperSpec {
     pub notify: Option<Notify>,
     /// How long the daemon may go on after it was told to stop, beyond what handing over takes: `drain`.
     pub drain: Duration,
-    /// Go before everything that has no real-time priority, where that is allowed.
+    /// Lock memory and run in real time, as far as this process may.
     pub realtime: bool,
 }
 
@@ -166,7 +166,9 @@ impl Keeper {
     /// Locks memory, drops all capabilities that are not needed, then keeps the VIP as the daemon orders until the daemon has ended and
     /// the VIP was seen gone. `daemon` is the keeper's end of [`link::pair`]; without a child, its end stands for the daemon's.
     pub fn run(self, daemon: OwnedFd, child: Option<Child>) -> ExitReason {
-        steady(self.spec.realtime);
+        if self.spec.realtime {
+            steady();
+        }
         let kill = child.is_some_and(|c| c.other_user).then_some(caps::KILL);
         let keep: Vec<u32> = [caps::NET_ADMIN, caps::NET_RAW].into_iter().chain(kill).collect();
         if let Err(e) = caps::keep_only(&keep) {
@@ -184,11 +186,11 @@ impl Keeper {
 }
 
 /// Memory and processor time are there when they are needed, as far as this process may have them.
-fn steady(realtime: bool) {
+fn steady() {
     if let Err(e) = process::lock_memory() {
         log::warn!("can't lock the keeper's memory: {e}; under memory pressure it may act late (raise LimitMEMLOCK to 16M)");
     }
-    if realtime && let Err(e) = process::run_first(process::priority::KEEPER) {
+    if let Err(e) = process::run_first(process::priority::KEEPER) {
         log::info!(
             "the keeper runs without real-time priority: {e}; on a busy machine it may act late (needs CAP_SYS_NICE or LimitRTPRIO={})",
             process::priority::KEEPER
