@@ -125,6 +125,12 @@ pub struct View {
     pub leader: Option<String>,
     /// Whether vote and log reach the disk.
     pub disk_ok: bool,
+    /// This node's kernel fence is in place.
+    pub fenced: bool,
+    /// How late the last deadline fired, and the worst of the last minute. Half of lease − hold is too late.
+    pub loop_delay: Duration,
+    /// See `loop_delay`.
+    pub loop_delay_max: Duration,
     /// The other nodes.
     pub peers: Vec<PeerView>,
 }
@@ -140,6 +146,19 @@ pub struct PeerView {
     pub last_contact: Option<Instant>,
     /// Why it is not connected.
     pub problem: Option<String>,
+    /// What it last said of itself; none: it never spoke.
+    pub says: Option<Says>,
+}
+
+/// What a peer last said of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Says {
+    /// It could hold the VIP.
+    pub fit: bool,
+    /// Its kernel fence is in place.
+    pub fenced: bool,
+    /// It reaches a backend, or does not look.
+    pub reaches: bool,
 }
 
 impl Cluster {
@@ -251,6 +270,9 @@ impl Cluster {
             term: m.current_term,
             leader: m.current_leader.as_ref().map(|l| l.to_string()),
             disk_ok: self.disk_ok.get(),
+            fenced: self.shared.hold.borrow().is_fenced(),
+            loop_delay: self.shared.lateness.borrow().last(),
+            loop_delay_max: self.shared.lateness.borrow().longest(runtime::now()),
             peers: self.shared.peers.iter().map(peer_view).collect(),
         }
     }
@@ -270,7 +292,8 @@ fn same_members(disk: &disk::Disk, hash: u64, spec: &Spec) -> Result<(), String>
 
 fn peer_view(peer: &shared::Peer) -> PeerView {
     let (id, address) = (peer.id.to_string(), peer.address);
-    PeerView { id, address, last_contact: peer.last_contact(), problem: peer.problem() }
+    let says = peer.flags().map(|f| Says { fit: f.fit, fenced: f.fenced, reaches: f.reaches });
+    PeerView { id, address, last_contact: peer.last_contact(), problem: peer.problem(), says }
 }
 
 fn role(state: types::ServerState) -> &'static str {

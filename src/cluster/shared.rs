@@ -3,9 +3,10 @@
 use super::disk::Disk;
 pub use super::peer::Peer;
 use super::peers::hello::Hello;
-use super::peers::message::Proof;
+use super::peers::message::{Proof, Request};
 use super::peers::wire::Flags;
 use super::rules::hold::HoldRule;
+use super::rules::lateness::Lateness;
 use super::rules::promise::Promise;
 use super::types::{NodeId, Raft, Vote, VoteRequest};
 use super::vote::VoteId;
@@ -14,8 +15,10 @@ use super::{Spec, runtime};
 use crate::release::{Commitment, Secret};
 use crate::sys::clock::Instant;
 use openraft::async_runtime::watch::WatchReceiver;
+use smol::future::FutureExt;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// No honest node is this many terms ahead of another.
@@ -39,6 +42,8 @@ pub struct Shared {
     pub hold: RefCell<HoldRule>,
     /// What was promised to the newest leader that was heard.
     pub promise: RefCell<Promise>,
+    /// How late the driver's deadlines fire.
+    pub lateness: RefCell<Lateness>,
     /// End of the quiet start.
     pub quiet_until: Instant,
     /// Rings the driver.
@@ -76,6 +81,7 @@ impl Shared {
             hello,
             hold: RefCell::new(hold),
             promise: RefCell::new(promise),
+            lateness: RefCell::default(),
             quiet_until,
             wake: Wake::default(),
             stopping: Cell::new(false),
@@ -297,6 +303,17 @@ impl Shared {
         } else {
             self.granted(now);
         }
+    }
+
+    /// Tells the peer that should stand what its keeper's notice may not have.
+    pub fn pass_on(self: &Rc<Self>, heir: &NodeId, proof: Proof) {
+        let (shared, heir) = (self.clone(), heir.clone());
+        runtime::spawn(async move {
+            let Some(peer) = shared.peers.iter().find(|p| p.id == heir) else { return };
+            let request = Request::Released(proof);
+            let call = async { drop(peer.calls.call(shared.flags(), &request, runtime::now()).await) };
+            call.or(runtime::sleep(shared.lease())).await;
+        });
     }
 
     /// When this node was last named to stand at once.

@@ -42,7 +42,9 @@ struct Pending {
 pub struct Calls {
     connected: Cell<bool>,
     asked: Cell<Instant>,
-    answered: Cell<Instant>,
+    /// Since when the peer owes an answer, also one that nobody waits for any more.
+    owing: Cell<Option<Instant>>,
+    owes: Wake,
     next_id: Cell<u64>,
     queue: RefCell<VecDeque<Vec<u8>>>,
     pending: RefCell<BTreeMap<u64, Pending>>,
@@ -78,6 +80,10 @@ impl Calls {
         let _ticket = Ticket { calls: self, id };
         self.queue.borrow_mut().push_back(frame);
         self.asked.set(now);
+        if self.owing.get().is_none() {
+            self.owing.set(Some(now));
+            self.owes.wake();
+        }
         self.wake.wake();
         loop {
             wake.wait().await;
@@ -103,20 +109,25 @@ impl Calls {
         self.asked.get()
     }
 
-    /// When something was last answered over this connection, or it came up.
-    pub(super) fn last_answered(&self) -> Instant {
-        self.answered.get()
+    /// Since when the peer owes the answer to a request that was made over this connection; answers come in order.
+    pub(super) fn owing_since(&self) -> Option<Instant> {
+        self.owing.get()
+    }
+
+    /// Waits until a peer that owed nothing owes an answer.
+    pub(super) async fn owes(&self) {
+        self.owes.wait().await;
     }
 
     /// A connection came up.
-    pub(super) fn connect(&self, now: Instant) {
+    pub(super) fn connect(&self) {
         self.connected.set(true);
-        self.answered.set(now);
     }
 
     /// The connection ended: every waiting caller gets [`CallError::Lost`].
     pub(super) fn disconnect(&self) {
         self.connected.set(false);
+        self.owing.set(None);
         self.queue.borrow_mut().clear();
         let lost = std::mem::take(&mut *self.pending.borrow_mut());
         for call in lost.values() {
@@ -136,7 +147,8 @@ impl Calls {
 
     /// Hands an answer to its caller.
     pub(super) fn answered(&self, id: u64, response: Response, now: Instant) {
-        self.answered.set(now);
+        let all = id.wrapping_add(1) == self.next_id.get();
+        self.owing.set((!all).then_some(now));
         if let Some(call) = self.pending.borrow_mut().get_mut(&id) {
             call.answer = Some(response);
             call.wake.wake();
