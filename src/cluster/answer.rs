@@ -26,6 +26,7 @@ pub async fn answer(shared: &Rc<Shared>, from: &NodeId, flags: Flags, request: R
             return Response::Unavailable(format!("term {} can't be: is the sender's state damaged?", vote.leader_id.term));
         }
     }
+    shared.expect_leader(flags);
     match request {
         Request::Ping => Response::Pong,
         Request::Append(rpc, commitment) => append(shared, rpc, commitment, flags.fenced).await,

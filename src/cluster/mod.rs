@@ -10,6 +10,7 @@ mod handover;
 mod network;
 mod peer;
 mod peers;
+mod record;
 pub mod rules;
 pub mod runtime;
 mod shared;
@@ -195,7 +196,7 @@ impl Cluster {
         let raft = Raft::new(shared.me.clone(), raft_config(lease)?, network, log, machine).await;
         shared.set_raft(raft.map_err(|e| format!("can't start raft: {e}"))?);
         let cluster = Cluster { disk_ok: disk.disk_ok_cell(), shared };
-        cluster.shared.set_disk(disk);
+        cluster.shared.set_record(record::Record::new(disk, quiet));
         let events = cluster.spawn_tasks(listener, notices);
         Ok((cluster, events))
     }

@@ -31,8 +31,8 @@ impl Driver {
     }
 
     /// Decides once whether to move; what is decided stays until another leads or the vote has ended.
-    pub(super) fn look_for_a_better_one(&mut self, now: Instant, m: &RaftMetrics) {
-        let asked = self.shared.take_wish();
+    pub(super) fn look_for_a_better_one(&mut self, now: Instant, m: &RaftMetrics, vote: &VoteId) {
+        let asked = self.shared.take_wish(vote);
         if !self.is_willing() || self.handing_over.is_some() {
             return; // it lets go and hands over in any case
         }

@@ -117,8 +117,8 @@ impl Driver {
         self.shared.set_empty(m.last_log_index.is_none() && m.vote.leader_id.term == 0);
         self.note_leader(now, m);
         let leading = self.leading(m);
-        if leading.is_some() {
-            self.look_for_a_better_one(now, m);
+        if let Some(leading) = &leading {
+            self.look_for_a_better_one(now, m, &leading.vote);
         }
         let may_hold = self.is_willing() && self.handing_over.is_none();
         self.shared.set_moving(leading.is_some() && !may_hold);
