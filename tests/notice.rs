@@ -55,6 +55,9 @@ struct Plan {
     /// How long the VIP lingers where there is neither keeper nor fence.
     lingers: Duration,
     fenced: bool,
+    /// Each node's priority is 100 and this times its number.
+    priority_step: u32,
+    preempt: Option<Duration>,
 }
 
 struct Nodes {
@@ -82,7 +85,9 @@ fn spec(plan: Plan, index: usize) -> Spec {
     let id = |i: usize| NodeId::new(&name(i)).expect("a short name");
     Spec {
         id: id(index),
-        members: (0..plan.count.into()).map(|i| Member { id: id(i), address: address(i), priority: 100 }).collect(),
+        members: (0..plan.count.into())
+            .map(|i| Member { id: id(i), address: address(i), priority: 100 + plan.priority_step * i as u32 })
+            .collect(),
         vip: VIP,
         heartbeat: plan.lease / 10,
         lease: plan.lease,
@@ -91,7 +96,7 @@ fn spec(plan: Plan, index: usize) -> Spec {
         drop_margin: plan.lingers,
         fit: true,
         fence_fast: false,
-        preempt: None,
+        preempt: plan.preempt,
         key: key(index),
     }
 }
@@ -104,8 +109,11 @@ async fn live(plan: Plan, index: usize, commands: Receiver<Do>, says: Arc<Mutex<
         while let Ok(event) = events.recv().await {
             match event {
                 Event::Hold { vote, .. } => says.lock().expect("no panic").holds = Some(vote.term),
-                Event::LetGo { .. } => {
+                Event::LetGo { vote } => {
                     says.lock().expect("no panic").holds = None;
+                    // As a keeper does: the peers hear of it before its own daemon.
+                    let notice = notice(plan, index, vote.term).encode();
+                    (0..plan.count.into()).filter(|i| *i != index).for_each(|i| send(address(index).ip(), address(i), &notice));
                     cluster.vip_gone();
                 }
                 Event::Failed(why) => panic!("{}: {why}", name(index)),
@@ -219,15 +227,8 @@ impl Nodes {
         })
     }
 
-    /// The notice that the keeper of `holder` would send.
     fn notice(&self, holder: usize, term: u64) -> Notice {
-        let vote = VoteId::new(term, NodeId::new(&name(holder)).expect("a short name")).key();
-        Notice { cluster: self.cluster_hash(), vote, secret: key(holder).secret(vote) }
-    }
-
-    fn cluster_hash(&self) -> u64 {
-        let ids: Vec<String> = (0..self.nodes.len()).map(name).collect();
-        cluster::hash_of(ids.iter().map(String::as_str), VIP)
+        notice(self.plan, holder, term)
     }
 
     fn hand_over(&self, from: usize, to: Option<usize>) -> Result<String, String> {
@@ -259,13 +260,20 @@ fn simple_log() -> Result<(), log::SetLoggerError> {
     log::set_boxed_logger(Box::new(Stderr))
 }
 
+/// The notice that the keeper of `holder` sends.
+fn notice(plan: Plan, holder: usize, term: u64) -> Notice {
+    let vote = VoteId::new(term, NodeId::new(&name(holder)).expect("a short name")).key();
+    let ids: Vec<String> = (0..plan.count.into()).map(name).collect();
+    Notice { cluster: cluster::hash_of(ids.iter().map(String::as_str), VIP), vote, secret: key(holder).secret(vote) }
+}
+
 fn send(from: IpAddr, to: SocketAddr, bytes: &[u8]) {
     let socket = UdpSocket::bind((from, 0)).expect("a loopback address can be bound");
     socket.send_to(bytes, to).expect("loopback takes it");
 }
 
 /// A lease in which much can happen.
-const LONG: Plan = Plan { count: 3, lease: secs(6), lingers: ms(10), fenced: true };
+const LONG: Plan = Plan { count: 3, lease: secs(6), lingers: ms(10), fenced: true, priority_step: 0, preempt: None };
 
 #[test]
 fn only_the_right_secret_from_a_peer_ends_a_lease_and_then_at_once() {
@@ -319,7 +327,7 @@ fn a_notice_that_one_of_five_nodes_got_is_enough() {
 }
 
 /// 1 s of lease, about 6 s for a VIP that nobody removes.
-const UNFENCED: Plan = Plan { count: 3, lease: secs(1), lingers: secs(4), fenced: false };
+const UNFENCED: Plan = Plan { count: 3, lease: secs(1), lingers: secs(4), fenced: false, ..LONG };
 
 #[test]
 fn an_unfenced_leaders_lifetime_is_waited_out_also_by_voters_that_restarted() {
@@ -428,5 +436,53 @@ fn a_leader_whose_chosen_peer_refuses_asks_the_next() {
         if led.contains("leads now") {
             wait_until("the third holds while the lease would still run", LONG.lease / 2, || nodes.holders() == [third]);
         }
+    });
+}
+
+/// The old leader is the only voter beside the new one.
+#[test]
+fn two_nodes_hand_over_to_each_other() {
+    isolated("two_nodes_hand_over_to_each_other", || {
+        let nodes = Nodes::start(Plan { count: 2, ..LONG });
+        let (first, _) = nodes.wait_settled();
+        for (from, to) in [(first, 1 - first), (1 - first, first)] {
+            wait_until("the leader knows the other", secs(20), || nodes.says(from).fit.len() == 1);
+            assert_eq!(nodes.hand_over(from, None), Ok(name(to)));
+            wait_until("the other holds while the lease would still run", LONG.lease / 2, || nodes.holders() == [to]);
+        }
+    });
+}
+
+#[test]
+fn a_peer_of_higher_priority_takes_over_where_that_is_wanted_and_keeps_it() {
+    isolated("a_peer_of_higher_priority_takes_over_where_that_is_wanted_and_keeps_it", || {
+        let nodes = Nodes::start(Plan { priority_step: 50, preempt: Some(secs(1)), fenced: true, lingers: ms(10), ..UNFENCED });
+        wait_until("the highest priority holds", secs(30), || nodes.holders() == [2]);
+        let settled = nodes.wait_settled();
+        nodes.tell(2, Do::Fit(false));
+        wait_until("the second highest holds", secs(10), || nodes.holders() == [1]);
+        never_within("one that can not hold took it back", secs(2), || (nodes.holders() != [1]).then(|| nodes.holders()));
+        nodes.tell(2, Do::Fit(true));
+        wait_until("the highest priority holds again", secs(10), || nodes.holders() == [2]);
+        assert!(nodes.wait_settled().1 > settled.1);
+    });
+}
+
+/// Nodes that can't hold elect only where nobody else does, but a cluster of them has a leader too.
+#[test]
+fn nodes_that_can_not_hold_still_elect_a_leader() {
+    isolated("nodes_that_can_not_hold_still_elect_a_leader", || {
+        let mut nodes = Nodes::start(Plan { fenced: true, lingers: ms(10), ..UNFENCED });
+        let (first, term) = nodes.wait_settled();
+        (0..3).for_each(|i| nodes.tell(i, Do::Fit(false)));
+        let led = |nodes: &Nodes| (0..3).filter(|i| nodes.lives(*i)).find(|&i| nodes.says(i).leader == Some(name(i)));
+        wait_until("nobody holds", secs(10), || nodes.holders().is_empty());
+        let leader = wait_for("one of them leads", secs(20), || led(&nodes));
+        assert!(nodes.says(leader).term >= term);
+        nodes.kill(first);
+        wait_for("one of the others leads", secs(20), || led(&nodes));
+        let fit = (first + 1) % 3;
+        nodes.tell(fit, Do::Fit(true));
+        wait_until("the only one that can hold does", secs(10), || nodes.holders() == [fit]);
     });
 }

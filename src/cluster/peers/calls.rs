@@ -155,3 +155,37 @@ impl Calls {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smol::future::{FutureExt, poll_once};
+    use std::time::Duration;
+
+    #[test]
+    fn a_peer_owes_until_the_last_request_is_answered_also_where_its_caller_gave_up() {
+        smol::block_on(async {
+            let at = |ms: u64| Instant::default() + Duration::from_millis(ms);
+            let calls = Calls::default();
+            let ask = |ms| calls.call(Flags::default(), &Request::Ping, at(ms));
+            assert_eq!(ask(1).await.err(), Some(CallError::NotConnected));
+            calls.connect();
+            assert_eq!(calls.owing_since(), None);
+            assert!(poll_once(ask(10)).await.is_none(), "no answer yet, and its caller leaves");
+            assert!(poll_once(calls.owes()).await.is_some());
+            let second = async { ask(20).await };
+            let answers = async {
+                assert_eq!(calls.owing_since(), Some(at(10)));
+                calls.answered(0, Response::Pong, at(30));
+                assert_eq!(calls.owing_since(), Some(at(30)), "the second is still owed");
+                calls.answered(1, Response::Pong, at(40));
+                std::future::pending().await
+            };
+            assert!(second.or(answers).await.is_ok());
+            assert_eq!(calls.owing_since(), None);
+            assert!(poll_once(ask(50)).await.is_none());
+            calls.disconnect();
+            assert_eq!(calls.owing_since(), None, "another connection owes nothing");
+        });
+    }
+}
