@@ -4,8 +4,9 @@
 //! the daemon as a report.
 
 use super::host::{self, Host, OpenError, OpenErrorKind};
-use super::link;
+use super::link::{self, End};
 use super::ownership::{Identity, Owner};
+use super::renewals::Renewals;
 use super::rtnl::{Address, Event, Messages};
 use super::state::{Input, Machine, Next, Settings};
 use super::{Order, Report, frames};
@@ -24,6 +25,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// How many messages of one kind are read before the others have their turn.
@@ -138,7 +140,7 @@ impl Keeper {
 
     /// Locks memory, drops all capabilities that are not needed, then keeps the VIP as the daemon orders until the daemon has ended and
     /// the VIP was seen gone. `daemon` is the keeper's end of [`link::pair`]; without a child, its end stands for the daemon's.
-    pub fn run(self, daemon: OwnedFd, child: Option<Child>) -> ExitReason {
+    pub fn run(self, daemon: End, child: Option<Child>) -> ExitReason {
         if let Err(e) = process::lock_memory() {
             log::warn!(
                 "can't lock the keeper's memory: {e}; under memory pressure it may act late (raise LimitMEMLOCK to 16M)"
@@ -151,8 +153,8 @@ impl Keeper {
         }
         let announce = self.spec.announce && self.sender.is_some();
         let set = Settings { hold: self.spec.hold, announce, ipv6: self.spec.vip.is_ipv6() };
-        let mut run =
-            Run { k: self, m: Machine::new(set), daemon: Some(daemon), child, blocked: false, stopped: false, code: None };
+        let (m, End { fd, renewals }) = (Machine::new(set), daemon);
+        let mut run = Run { k: self, m, daemon: Some(fd), renewals, child, blocked: false, stopped: false, code: None };
         run.tell_link();
         run.turn_until_exit()
     }
@@ -216,6 +218,7 @@ struct Run {
     k: Keeper,
     m: Machine,
     daemon: Option<OwnedFd>,
+    renewals: Rc<Renewals>,
     child: Option<Child>,
     blocked: bool,
     stopped: bool,
@@ -246,6 +249,7 @@ impl Run {
 
     /// Does everything there is to do; the instant until which there is nothing, or Err(gone) at the end.
     fn act(&mut self) -> Result<Option<clock::Instant>, bool> {
+        self.renew();
         loop {
             match self.m.next(clock::now()) {
                 Next::Change(change) => {
@@ -259,6 +263,15 @@ impl Run {
                 Next::Exit { gone } => return Err(gone),
                 Next::Wait(at) => return Ok(at),
             }
+        }
+    }
+
+    /// Reads how long the running hold lasts by now. Another vote's comes as a message, in its turn after those before it.
+    fn renew(&mut self) {
+        if let Some((vote, until)) = self.renewals.read()
+            && self.m.held_until(vote).is_some_and(|known| known < until)
+        {
+            self.input(Input::Order(Order::Hold { vote, until }));
         }
     }
 

@@ -4,9 +4,10 @@ use super::hello::Hello;
 use super::io::{Broken, Reader, read_frame, reader, within};
 use super::message::{Request, Response};
 use super::wire::{self, Flags, Kind, PREAMBLE};
-use crate::cluster::runtime::{now, sleep};
+use crate::cluster::runtime::{now, sleep, sleep_until};
 use crate::cluster::shared::{Peer, Shared};
 use crate::reactor::Async;
+use crate::sys::clock::Instant;
 use log::{debug, info, warn};
 use smol::future::FutureExt;
 use smol::io::AsyncWriteExt;
@@ -154,14 +155,20 @@ async fn watch(shared: &Shared, peer: &Peer) -> Broken {
     let patience = (shared.lease() * 2).max(Duration::from_secs(1));
     loop {
         let pause = if shared.is_empty() { PING_FRESH } else { PING };
-        sleep(pause).await;
-        if now() - peer.calls.last_asked() >= pause {
+        sleep_until(next_multiple(now(), pause)).await;
+        if now() - peer.calls.last_asked() >= pause / 2 {
             ping(shared.flags(), peer, patience).await;
         }
         if now() - peer.calls.last_answered() >= patience {
             return Broken::Silent(patience);
         }
     }
+}
+
+/// All links look at the same instants, so that this node wakes once for them.
+fn next_multiple(now: Instant, pause: Duration) -> Instant {
+    let pause = pause.as_nanos() as u64;
+    Instant::from_nanos((now.as_nanos() / pause + 1) * pause)
 }
 
 async fn ping(flags: Flags, peer: &Peer, patience: Duration) {
