@@ -8,6 +8,7 @@ mod turns;
 
 use super::fence::Fence;
 use super::host::Host;
+use super::link::End;
 use super::notice::Teller;
 use super::ownership::Identity;
 use super::state::{Input, Machine, Settings};
@@ -21,7 +22,6 @@ use crate::sys::{caps, process};
 use nix::unistd::Pid;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -118,7 +118,7 @@ pub struct Keeper {
 impl Keeper {
     /// Locks memory, drops all capabilities that are not needed, then keeps the VIP as the daemon orders until the daemon has ended and
     /// the VIP was seen gone. `daemon` is the keeper's end of [`super::link::pair`]; without a child, its end stands for the daemon's.
-    pub fn run(self, daemon: OwnedFd, child: Option<Child>) -> ExitReason {
+    pub fn run(self, daemon: End, child: Option<Child>) -> ExitReason {
         if self.spec.realtime {
             steady();
         }
@@ -130,8 +130,8 @@ impl Keeper {
         let announce = self.spec.announce && self.sender.is_some();
         let KeeperSpec { hold, vip, drain, .. } = self.spec;
         let set = Settings { hold, announce, ipv6: vip.is_ipv6(), notify: self.teller.is_some(), drain };
-        let (m, daemon, fenced) = (Machine::new(set), Some(daemon), self.fenced);
-        let mut run = Run { k: self, m, daemon, child, blocked: false, stopped: false, code: None };
+        let (m, fenced, End { fd, renewals }) = (Machine::new(set), self.fenced, daemon);
+        let mut run = Run { k: self, m, daemon: Some(fd), renewals, child, blocked: false, stopped: false, code: None };
         run.input(Input::Fenced(fenced));
         run.tell_link();
         run.turn_until_exit()

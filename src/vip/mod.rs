@@ -17,13 +17,14 @@ pub mod keeper;
 pub mod link;
 mod notice;
 mod ownership;
+mod renewals;
 pub mod rtnl;
 pub mod state;
 mod wire;
 
 pub use host::{CleanupReport, FenceFound, Found, OpenError, OpenErrorKind, cleanup, present};
 pub use keeper::{Child, ExitReason, Keeper, KeeperSpec, Notify};
-pub use link::{KeeperLink, KeeperSide};
+pub use link::{End, KeeperLink, KeeperSide};
 pub use state::{lifetime_bound, lifetime_secs};
 
 pub use crate::release::VoteKey;

@@ -23,6 +23,9 @@ use speaking::Claims;
 use std::collections::VecDeque;
 use std::time::Duration;
 
+/// Renewals come without a message: they are looked for when this part of the hold is left. A third is long enough for a late keeper, and
+/// short enough that there are two heartbeats to a look (a hold is nearly four).
+const LOOK: u32 = 3;
 /// Pause before something the kernel refused is tried again.
 const RETRY: Duration = Duration::from_millis(10);
 /// Pause between two restorations of an address that somebody keeps removing.
@@ -133,6 +136,11 @@ impl Machine {
     /// Whether the kernel acknowledged the address for the running hold.
     pub fn holds(&self) -> bool {
         self.hold.is_some_and(|h| h.held)
+    }
+
+    /// The end of the running hold, if it is under this vote.
+    pub fn held_until(&self, vote: VoteKey) -> Option<Instant> {
+        self.hold.filter(|h| h.vote == vote).map(|h| h.until)
     }
 
     /// Takes in what happened.
@@ -384,6 +392,7 @@ impl Machine {
         let held = self.hold.filter(|h| h.held);
         let times = [
             self.hold.map(|h| h.until),
+            self.hold.map(|h| h.until - self.set.hold / LOOK),
             held.map(|_| self.renew_at),
             held.map(|_| self.restore_at),
             Some(self.retry_at),

@@ -6,12 +6,14 @@ use crate::sys::ioctl::Interface;
 use crate::sys::poll::{self, For};
 use crate::sys::process;
 use crate::vip::ownership::Owner;
+use crate::vip::renewals::Renewals;
 use crate::vip::rtnl::{Address, Event, Messages};
 use crate::vip::state::{FenceAct, Input, Machine, Next};
 use crate::vip::{Order, Report, frames, link};
 use nix::sys::signal::Signal;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
 
 /// How many messages of one kind are read before the others have their turn.
 const TURN: usize = 64;
@@ -20,6 +22,7 @@ pub(super) struct Run {
     pub(super) k: Keeper,
     pub(super) m: Machine,
     pub(super) daemon: Option<OwnedFd>,
+    pub(super) renewals: Rc<Renewals>,
     pub(super) child: Option<Child>,
     pub(super) blocked: bool,
     pub(super) stopped: bool,
@@ -55,6 +58,7 @@ impl Run {
 
     /// Does everything there is to do; the instant until which there is nothing, or Err(gone) at the end.
     fn act(&mut self) -> Result<Option<clock::Instant>, bool> {
+        self.renew();
         loop {
             match self.m.next(clock::now()) {
                 Next::Change(change) => {
@@ -70,6 +74,15 @@ impl Run {
                 Next::Exit { gone } => return Err(gone),
                 Next::Wait(at) => return Ok(at),
             }
+        }
+    }
+
+    /// Reads how long the running hold lasts by now. Another vote's comes as a message, in its turn after those before it.
+    fn renew(&mut self) {
+        if let Some((vote, until)) = self.renewals.read()
+            && self.m.held_until(vote).is_some_and(|known| known < until)
+        {
+            self.input(Input::Order(Order::Hold { vote, until }));
         }
     }
 

@@ -227,6 +227,25 @@ fn an_unbroken_hold_is_renewed_once_a_second_and_no_more() {
 }
 
 #[test]
+fn renewals_that_are_only_looked_for_keep_the_hold_at_two_heartbeats_to_a_look() {
+    let mut w = World::new(false);
+    w.order(A, 190);
+    let mut looks = 0;
+    while w.now < at(5000) {
+        w.now = w.wake.expect("a hold has an end");
+        looks += 1;
+        let sent = (w.now - at(0)).as_millis() as u64 / 50 * 50; // acknowledged at once
+        assert!(w.m.held_until(A).is_some_and(|known| known > w.now), "it looks before the end");
+        assert_eq!(w.m.held_until(B), None);
+        w.order(A, sent + 190);
+    }
+    assert!(looks <= 55, "{looks} looks in 5 s, renewals of the address included");
+    assert_eq!(w.said(), [held(A)]);
+    w.until(6000);
+    assert_eq!(w.said(), [gone(A, GoneWhy::Deadline)]);
+}
+
+#[test]
 fn a_spent_vote_never_holds_again() {
     for how in 0..3 {
         let mut w = World::new(false);
