@@ -19,13 +19,15 @@ pub mod types;
 pub mod vote;
 pub mod wake;
 
+pub use peers::wires::{Label, Wires};
+
+use crate::reactor::Async;
 use crate::release::Key;
 use crate::sys::clock::Instant;
 use rules::hold::{HoldRule, hold_of};
 use rules::promise::{Promise, unfenced_wait};
 use rules::quiet::quiet_for;
 use shared::Shared;
-use smol::Async;
 use smol::channel::{Receiver, bounded};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
@@ -163,8 +165,20 @@ pub struct Says {
 }
 
 impl Cluster {
-    /// Opens the disk, starts raft, the peers and the driver on the current executor. Errors are for the user as they are.
+    /// Opens the disk, starts raft, the driver and the peers on the current executor. Errors are for the user as they are.
     pub async fn start(spec: Spec) -> Result<(Cluster, Receiver<Event>), String> {
+        let address = spec.own().address;
+        let (cluster, events) = Self::start_node(spec).await?;
+        runtime::spawn(peers::serve(cluster.shared.clone(), listen(address)?));
+        runtime::spawn(peers::read_notices(cluster.shared.clone(), listen_for_notices(address)?));
+        for index in 0..cluster.shared.peers.len() {
+            runtime::spawn(peers::keep_connected(cluster.shared.clone(), index));
+        }
+        Ok((cluster, events))
+    }
+
+    /// The same without any way to the peers: a simulator carries the frames, by [`Cluster::wires`].
+    pub async fn start_node(spec: Spec) -> Result<(Cluster, Receiver<Event>), String> {
         let ids = || spec.members.iter().map(|m| m.id.as_str());
         let hash = peers::hello::cluster_hash(ids(), Some(spec.vip));
         let disk = disk::Disk::open(&spec.state_dir, &spec.id).map_err(|e| e.to_string())?;
@@ -174,8 +188,6 @@ impl Cluster {
         let quiet = quiet_for(spec.lease, unfenced, disk.recorded_lease());
         let quiet_until = runtime::now() + quiet;
         log::info!("quiet for {} ms: promises of an earlier run may still count", quiet.as_millis());
-        let listener = listen(spec.own().address)?;
-        let notices = listen_for_notices(spec.own().address)?;
         let hello = peers::hello::Hello {
             cluster: hash,
             id: spec.id.clone(),
@@ -197,19 +209,19 @@ impl Cluster {
         shared.set_raft(raft.map_err(|e| format!("can't start raft: {e}"))?);
         let cluster = Cluster { disk_ok: disk.disk_ok_cell(), shared };
         cluster.shared.set_record(record::Record::new(disk, quiet));
-        let events = cluster.spawn_tasks(listener, notices);
+        let events = cluster.spawn_driver();
         Ok((cluster, events))
     }
 
-    fn spawn_tasks(&self, listener: Async<TcpListener>, notices: Async<UdpSocket>) -> Receiver<Event> {
+    /// This node's end of its links, for whoever carries the frames instead of TCP.
+    pub fn wires(&self) -> Wires {
+        Wires::new(self.shared.clone())
+    }
+
+    fn spawn_driver(&self) -> Receiver<Event> {
         let (sender, events) = bounded(16);
-        runtime::spawn(peers::serve(self.shared.clone(), listener));
-        runtime::spawn(peers::read_notices(self.shared.clone(), notices));
         let quiet = self.shared.clone();
         runtime::spawn(async move { quiet.forget_earlier_promises().await });
-        for index in 0..self.shared.peers.len() {
-            runtime::spawn(peers::keep_connected(self.shared.clone(), index));
-        }
         let driver = driver::Driver::new(self.shared.clone(), sender.clone());
         let shared = self.shared.clone();
         runtime::spawn(async move {

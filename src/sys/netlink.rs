@@ -1,4 +1,4 @@
-//! A NETLINK_ROUTE socket: bytes in, bytes out. What they mean is in `vip::rtnl`.
+//! Netlink sockets: bytes in, bytes out. What they mean is in `vip::rtnl` and `vip::fence`.
 
 use std::io;
 use std::mem;
@@ -7,16 +7,25 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 /// Event groups: links, IPv4 addresses, IPv6 addresses.
 pub const EVENTS: u32 = (libc::RTMGRP_LINK | libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR) as u32;
 
-/// A bound NETLINK_ROUTE socket that never blocks on receiving.
+/// A bound netlink socket that never blocks on receiving.
 #[derive(Debug)]
 pub struct Netlink(OwnedFd);
 
 impl Netlink {
-    /// Opens and binds it to event groups ([`EVENTS`]) or to none (0).
+    /// Links and addresses (NETLINK_ROUTE), bound to event groups ([`EVENTS`]) or to none (0).
     pub fn open(groups: u32) -> io::Result<Self> {
+        Self::bound(libc::NETLINK_ROUTE, groups)
+    }
+
+    /// nf_tables (NETLINK_NETFILTER), without events. EPROTONOSUPPORT where the kernel has no netfilter over netlink.
+    pub fn netfilter() -> io::Result<Self> {
+        Self::bound(libc::NETLINK_NETFILTER, 0)
+    }
+
+    fn bound(protocol: libc::c_int, groups: u32) -> io::Result<Self> {
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
         // SAFETY: socket takes no pointers.
-        let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
+        let fd = unsafe { libc::socket(libc::AF_NETLINK, kind, protocol) };
         if fd < 0 {
             return Err(io::Error::last_os_error());
         }

@@ -1,6 +1,6 @@
-//! Processes: fork in a single thread, wait, end a child, lock memory.
+//! Processes: fork in a single thread, wait, end a child, lock memory, run before others.
 
-use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
@@ -43,11 +43,53 @@ pub fn kill_child(child: Pid) -> io::Result<()> {
     Ok(kill(child, Signal::SIGKILL)?)
 }
 
-/// Locks what is mapped now into memory, after touching the stack that the caller will need.
+/// Locks all that is mapped now into memory, after touching the stack that the caller will need: for a small process that never grows.
 ///
-/// Not MCL_FUTURE: with a limit on locked memory, a later allocation would fail instead of being unlocked.
+/// Not MCL_FUTURE: with a limit on locked memory, a later allocation would fail instead of being unlocked. EPERM or ENOMEM: RLIMIT_MEMLOCK.
 pub fn lock_memory() -> io::Result<()> {
     let mut stack = [1u8; 64 * 1024];
     std::hint::black_box(&mut stack);
-    Ok(mlockall(MlockAllFlags::MCL_CURRENT)?)
+    mlockall(libc::MCL_CURRENT)
+}
+
+/// Locks what is mapped now and later, each page once it is used. Only where there is no limit on locked memory, or this process may
+/// lift it (CAP_SYS_RESOURCE): with a limit, a later allocation or a growing stack would fail instead of being unlocked.
+///
+/// # Errors
+/// Where there is a limit that stays, and where the kernel (before 4.4) knows no locking on use.
+pub fn lock_growing_memory() -> io::Result<()> {
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    let (limit, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    if limit != RLIM_INFINITY {
+        return Err(io::Error::other(format!("locked memory is limited to {} KiB", limit >> 10)));
+    }
+    mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT)
+}
+
+fn mlockall(flags: libc::c_int) -> io::Result<()> {
+    // SAFETY: mlockall takes no pointers.
+    if unsafe { libc::mlockall(flags) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Runs the calling thread before all that have no real-time priority (SCHED_RR); threads and processes that it starts are ordinary again.
+///
+/// `priority` is 1 to 99. EPERM without CAP_SYS_NICE or a high enough RLIMIT_RTPRIO, and in a control group without real-time budget
+/// (CONFIG_RT_GROUP_SCHED, cpu.rt_runtime_us).
+pub fn run_first(priority: u8) -> io::Result<()> {
+    // SAFETY: sched_param is plain integers, for which all zeroes is a value (musl has reserved ones besides the priority).
+    let mut param: libc::sched_param = unsafe { std::mem::zeroed() };
+    param.sched_priority = priority.into();
+    // The system call itself: musl's wrapper refuses with ENOSYS, because POSIX means processes where Linux means threads.
+    // SAFETY: `param` begins with the priority, which is all that the kernel reads, and outlives the call; 0 is the calling thread.
+    let result =
+        unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const param) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// [`run_first`] for this program's two processes: the one that removes the VIP goes before the one that keeps it.
+pub mod priority {
+    /// The daemon's loop.
+    pub const DAEMON: u8 = 10;
+    /// The keeper.
+    pub const KEEPER: u8 = 20;
 }

@@ -13,6 +13,8 @@ const ARP: &[Duration] = &[ms(0), ms(50), ms(200), ms(1300), ms(2400), ms(3500),
 const ADVERTISEMENT: &[Duration] = &[ms(0), ms(1000), ms(2000)];
 /// Three questions, 1 s apart.
 const PROBE: &[Duration] = &[ms(0), ms(1000), ms(2000)];
+/// A holder asks once the frames of a move have settled, then with each refresh: a host that merely answers for the VIP says nothing by itself.
+const WATCH: &[Duration] = &[ms(2000)];
 /// Switch tables age after 300 s: a silent VIP must be heard before.
 pub const REFRESH: Duration = Duration::from_secs(45);
 /// The least time between two sendings, so that a schedule that was slept through doesn't come out as one burst.
@@ -40,6 +42,16 @@ impl Schedule {
     /// Probes, beginning now.
     pub const fn probe(now: Instant) -> Self {
         Self { offsets: PROBE, refresh: None, start: now, sent: 0, due: Some(now) }
+    }
+
+    /// A holder's probes, refreshed until stopped.
+    pub fn watch(now: Instant) -> Self {
+        Self { offsets: WATCH, refresh: Some(REFRESH), start: now, sent: 0, due: Some(now + WATCH[0]) }
+    }
+
+    /// Brings the next sending forward to now.
+    pub fn hasten(&mut self, now: Instant) {
+        self.due = Some(self.due.map_or(now, |due| due.min(now)));
     }
 
     /// When the next frame is due; `None`: never.
@@ -93,6 +105,22 @@ mod tests {
         let at = |n: u64| Instant::from_nanos(n * 1_000_000);
         (0..3).for_each(|n| s.sent(at(n * 1000)));
         assert_eq!((s.due(), s.listens(at(2999)), s.listens(at(3000))), (None, true, false));
+    }
+
+    #[test]
+    fn a_holder_asks_after_a_move_has_settled_and_with_each_refresh() {
+        assert_eq!(run(Schedule::watch(Instant::default()), 3), [2000, 47_000, 92_000]);
+    }
+
+    #[test]
+    fn a_hastened_sending_takes_the_place_of_the_next() {
+        let at = |n: u64| Instant::from_nanos(n * 1_000_000);
+        let mut s = Schedule::announce(false, at(0));
+        (0..7).for_each(|_| s.due().into_iter().for_each(|t| s.sent(t)));
+        s.hasten(at(20_000));
+        assert_eq!(s.due(), Some(at(20_000)));
+        s.sent(at(20_000));
+        assert_eq!(s.due(), Some(at(65_000)));
     }
 
     #[test]

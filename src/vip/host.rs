@@ -1,5 +1,6 @@
 //! The addresses of this host: asked, changed, swept. Thin effects over netlink; what they mean is decided in `ownership` and `state`.
 
+use super::fence::Fence;
 use super::ownership::{self, Identity};
 use super::rtnl::{self, Address, Change, Event, Messages, Request};
 use super::state::lifetime_secs;
@@ -216,6 +217,20 @@ pub struct CleanupReport {
     pub removed: Vec<Found>,
     /// The same address, but not from this program: left alone.
     pub foreign: Vec<Found>,
+    /// The kernel fence.
+    pub fence: FenceFound,
+}
+
+/// What became of an earlier run's nf_tables table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum FenceFound {
+    /// There was none, or this kernel knows none.
+    #[default]
+    Absent,
+    /// It had this name in the family netdev, and is deleted.
+    Removed(String),
+    /// The kernel doesn't let us look: an OS error number.
+    Unknown(i32),
 }
 
 /// Who we are: by index where the interface exists; by the record where the kernel keeps no owner.
@@ -246,7 +261,7 @@ pub(super) fn write_record(path: &Path, text: &str) -> io::Result<()> {
     io::Write::write_all(&mut file, text.as_bytes())
 }
 
-/// Removes what an earlier run of this program left of `vip`, and nothing else. Needs CAP_NET_ADMIN; refused while a keeper runs.
+/// Removes what an earlier run of this program left of `vip`, and nothing else: the address first, then the fence that guards it. Needs CAP_NET_ADMIN; refused while a keeper runs.
 ///
 /// `state_file` is the record that [`super::KeeperSpec`] names; it counts only where the kernel (before 5.18) keeps no owner of addresses.
 pub fn cleanup(interface: &str, vip: IpAddr, state_file: &Path) -> Result<CleanupReport, OpenError> {
@@ -254,7 +269,14 @@ pub fn cleanup(interface: &str, vip: IpAddr, state_file: &Path) -> Result<Cleanu
     let index = Interfaces::open().and_then(|i| i.get(interface)).map_or(0, |i| i.index); // absent: left-overs may be elsewhere
     let me = identity(vip, interface, index, Duration::ZERO, state_file);
     let swept = Host::open(vip).and_then(|mut host| host.sweep(&me));
-    swept.map_err(|e| OpenError::tried(&format!("remove left-overs of {vip}"), "CAP_NET_ADMIN", &e))
+    let report = swept.map_err(|e| OpenError::tried(&format!("remove left-overs of {vip}"), "CAP_NET_ADMIN", &e))?;
+    let mut fence = Fence::open(vip, interface);
+    let fence = match fence.remove() {
+        Ok(true) => FenceFound::Removed(fence.name().to_string()),
+        Err(errno @ (libc::EPERM | libc::EACCES)) => FenceFound::Unknown(errno),
+        Ok(false) | Err(_) => FenceFound::Absent,
+    };
+    Ok(CleanupReport { fence, ..report })
 }
 
 /// Whether any interface of this host has the address. Needs no privileges; for the daemon whose keeper was killed.

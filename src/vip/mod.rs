@@ -10,16 +10,18 @@
 //! [`Report::Gone`], and its vote is spent from then on. Time is CLOCK_BOOTTIME on both sides.
 
 mod announce;
+pub mod fence;
 pub mod frames;
 mod host;
 pub mod keeper;
 pub mod link;
+mod notice;
 mod ownership;
 pub mod rtnl;
 pub mod state;
 mod wire;
 
-pub use host::{CleanupReport, Found, OpenError, OpenErrorKind, cleanup, present};
+pub use host::{CleanupReport, FenceFound, Found, OpenError, OpenErrorKind, cleanup, present};
 pub use keeper::{Child, ExitReason, Keeper, KeeperSpec, Notify};
 pub use link::{KeeperLink, KeeperSide};
 pub use state::{lifetime_bound, lifetime_secs};
@@ -91,12 +93,12 @@ pub enum Report {
         /// 0: it is in place. Otherwise why not: an OS error number (EOPNOTSUPP and others: this kernel has no nf_tables for netdev).
         errno: i32,
     },
-    /// Another host answers or announces for the VIP, while we hold it or probe for it. At most one in 10 s.
+    /// Another host answers or announces for the VIP, while we hold it or probe for it. At most one in 10 s about one host, and four about all.
     Claimed {
         /// Its link-layer address.
         mac: [u8; 6],
     },
-    /// The keeper was told to stop: hand over, let go and exit within [`state::STOP_TIME`].
+    /// The keeper was told to stop, or told again: hand over and let go within [`state::STOP_TIME`], and exit within [`KeeperSpec::drain`] more.
     Stopping,
     /// The kernel refused something that the keeper tries again; at most one in a second.
     Trouble {
@@ -150,6 +152,8 @@ pub enum Task {
     Remove,
     /// Read all addresses.
     Dump,
+    /// Find the kernel fence's table in place.
+    Fence,
 }
 
 impl fmt::Display for GoneWhy {
@@ -184,6 +188,7 @@ impl fmt::Display for Task {
             Self::Renew => "renew the VIP's lifetime",
             Self::Remove => "remove the VIP",
             Self::Dump => "read the addresses",
+            Self::Fence => "find the kernel fence (its nf_tables table was deleted, as a firewall reload does)",
         })
     }
 }

@@ -6,27 +6,29 @@
 //!
 //! All waiting orders are fed before the next step: a keeper that was late itself acts on the newest order, not on the oldest.
 
+mod fencing;
 mod inout;
+mod leaving;
+mod speaking;
 
-pub use inout::{Input, Next, STOP_TIME, Settings, lifetime_bound, lifetime_secs};
+pub use inout::{FenceAct, Input, Next, STOP_TIME, Settings, lifetime_bound, lifetime_secs};
 
 use super::announce::Schedule;
 use super::rtnl::Change;
-use super::{GoneWhy, Order, RefusedWhy, Report, Task, VoteKey, frames};
+use super::{GoneWhy, Order, RefusedWhy, Report, Task, VoteKey};
 use crate::sys::clock::Instant;
+use fencing::Fencing;
+use leaving::{KILL_TIME, Notices};
+use speaking::Claims;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A killed daemon that is still not reaped after this counts as ended: the service manager ends what is left.
-const KILL_TIME: Duration = Duration::from_secs(1);
 /// Pause before something the kernel refused is tried again.
 const RETRY: Duration = Duration::from_millis(10);
 /// Pause between two restorations of an address that somebody keeps removing.
 const RESTORE_GAP: Duration = Duration::from_millis(50);
 /// Dump without a hint: events can be lost without a trace.
 const SWEEP: Duration = Duration::from_secs(10);
-/// Least time between two `Claimed`.
-const CLAIM_GAP: Duration = Duration::from_secs(10);
 /// Least time between two `Trouble`.
 const TROUBLE_GAP: Duration = Duration::from_secs(1);
 /// A first add that meets EEXIST although a dump shows nothing is tried this often.
@@ -40,6 +42,7 @@ struct Hold {
     until: Instant,
     ordered: Instant,
     held: bool,
+    gained: Instant, // when it was, if it is
     tries: u8,
 }
 
@@ -76,10 +79,13 @@ pub struct Machine {
     announcing: Option<Schedule>,
     reply_owed: bool, // the request form went out, the reply form follows
     probing: Option<Schedule>,
+    watching: Option<Schedule>, // a holder's own questions
+    claims: Claims,
+    fence: Fencing,
+    notices: Notices,
     link: Option<(bool, bool)>, // present, up
     reports: VecDeque<Report>,
     blocked: bool,
-    claim_at: Instant,
     trouble_at: Instant,
     stop_at: Option<Instant>,
     killed: bool,
@@ -109,10 +115,13 @@ impl Machine {
             announcing: None,
             reply_owed: false,
             probing: None,
+            watching: None,
+            claims: Claims::default(),
+            fence: Fencing::default(),
+            notices: Notices::default(),
             link: None,
             reports: VecDeque::with_capacity(REPORTS),
             blocked: false,
-            claim_at: zero,
             trouble_at: zero,
             stop_at: None,
             killed: false,
@@ -134,6 +143,8 @@ impl Machine {
             Input::Order(Order::Probe) => self.probing = Some(Schedule::probe(now)),
             Input::Answer(errno) => self.answered(errno, now),
             Input::Dump { ours, foreign } => self.dumped(Seen { ours, foreign }, now),
+            Input::Fenced(errno) => self.fenced(errno, now),
+            Input::FenceLost => self.trouble(Task::Fence, libc::ENOENT, now),
             Input::Hint => self.hint(now),
             Input::Link { present, up } => self.link_is(present, up, now),
             Input::Claim(mac) => self.claimed(mac, now),
@@ -148,10 +159,12 @@ impl Machine {
         }
     }
 
-    /// The one next thing to do at `now`, address before frames before words.
+    /// The one next thing to do at `now`: fence and address before proof before frames before words.
     pub fn next(&mut self, now: Instant) -> Next {
         self.expire(now);
-        self.address_work(now).or_else(|| self.frame_work(now)).or_else(|| self.talk()).unwrap_or_else(|| self.end_work(now))
+        let urgent = self.fence_work(now).or_else(|| self.address_work(now)).or_else(|| self.notice_work(now));
+        let rest = urgent.or_else(|| self.frame_work(now)).or_else(|| self.talk()).or_else(|| self.unfence_work(now));
+        rest.unwrap_or_else(|| self.end_work(now))
     }
 
     fn order(&mut self, vote: VoteKey, until: Instant, now: Instant) {
@@ -160,7 +173,10 @@ impl Machine {
             return;
         }
         match &mut self.hold {
-            Some(h) if h.vote == vote => return h.until = until,
+            Some(h) if h.vote == vote => {
+                h.until = until;
+                return self.fence_ordered(now);
+            }
             _ => {}
         }
         let older = |known: VoteKey| vote == known || vote.term < known.term;
@@ -171,7 +187,7 @@ impl Machine {
             return self.refuse_once(vote, RefusedWhy::Stopping);
         }
         self.end(GoneWhy::LetGo, now);
-        self.hold = Some(Hold { vote, until, ordered: now, held: false, tries: 0 });
+        self.hold = Some(Hold { vote, until, ordered: now, held: false, gained: now, tries: 0 });
         if self.link.is_some_and(|(present, _)| !present) {
             self.refuse(RefusedWhy::LinkGone, now);
         }
@@ -198,7 +214,8 @@ impl Machine {
         self.ending = Some(Ending { vote: h.vote, why, since: self.ending.map_or(now, |e| e.since) });
         self.hinted |= !self.seen.is_some_and(|s| s.ours);
         self.retry_at = now;
-        (self.announcing, self.reply_owed, self.lost) = (None, false, None);
+        (self.announcing, self.watching, self.reply_owed, self.lost) = (None, None, false, None);
+        self.fence.hold_ended();
     }
 
     fn expire(&mut self, now: Instant) {
@@ -230,9 +247,12 @@ impl Machine {
             (self.hinted, self.busy) = (false, Some(Task::Dump));
             return Some(Next::Dump);
         };
-        if let Some(ending) = self.ending.filter(|_| !seen.ours) {
-            self.ending = None;
-            self.report(Report::Gone { vote: ending.vote, why: ending.why, took: now - ending.since });
+        if !seen.ours {
+            let ended = self.ending.take();
+            if let Some(Ending { vote, why, since }) = ended {
+                self.report(Report::Gone { vote, why, took: now - since });
+            }
+            self.seen_gone(ended.map(|ending| ending.why), now);
         }
         let change = match self.hold {
             _ if self.ending.is_some() => Change::Remove,
@@ -249,10 +269,16 @@ impl Machine {
             (false, true, true) => self.end(GoneWhy::Taken, now),
             (true, _, true) if now < self.renew_at => return None,
             (false, false, true) if now < self.restore_at => return None,
-            (true, ..) => return Some(self.ask(Change::Renew)),
-            (false, false, _) => return Some(self.ask(Change::Add)),
+            (true, ..) => return self.behind_the_fence(h, Change::Renew, now),
+            (false, false, _) => return self.behind_the_fence(h, Change::Add, now),
         }
         self.address_work(now)
+    }
+
+    /// The first address of a hold waits for the fence's answer, whatever that is.
+    fn behind_the_fence(&mut self, h: Hold, change: Change, now: Instant) -> Option<Next> {
+        let arm = if h.held { None } else { self.arm_if_due(h, now) };
+        arm.or_else(|| Some(self.ask(change)))
     }
 
     fn ask(&mut self, change: Change) -> Next {
@@ -265,7 +291,7 @@ impl Machine {
     }
 
     fn answered(&mut self, errno: i32, now: Instant) {
-        let Some(task) = self.busy.take() else { return };
+        let Some(task) = self.busy.take_if(|task| *task != Task::Fence) else { return };
         self.expire(now);
         match (task, errno) {
             (Task::Add | Task::Renew, 0) => self.present(now),
@@ -282,6 +308,7 @@ impl Machine {
             Task::Add => self.restore_at = now + RESTORE_GAP,
             Task::Renew => self.renew_at = now + RESTORE_GAP,
             Task::Remove | Task::Dump => self.retry_at = now + RETRY,
+            Task::Fence => {} // answered elsewhere
         }
         self.trouble(task, errno, now);
     }
@@ -292,6 +319,7 @@ impl Machine {
         self.renew_at = now + Duration::from_secs(lifetime_secs(self.set.hold).into()) / 2;
         let Some(h) = &mut self.hold else { return };
         if !std::mem::replace(&mut h.held, true) {
+            h.gained = now;
             let held = Report::Held { vote: h.vote, took: now - h.ordered };
             self.report(held);
             self.announce(now);
@@ -347,68 +375,8 @@ impl Machine {
         }
     }
 
-    fn claimed(&mut self, mac: frames::Mac, now: Instant) {
-        let probing = self.probing.is_some_and(|p| p.listens(now));
-        if (probing || self.holds()) && now >= self.claim_at {
-            self.claim_at = now + CLAIM_GAP;
-            self.report(Report::Claimed { mac });
-        }
-    }
-
-    fn stop(&mut self, now: Instant) {
-        if self.stop_at.is_none() {
-            self.stop_at = Some(now + STOP_TIME);
-            self.report(Report::Stopping);
-        }
-    }
-
-    fn daemon_closed(&mut self, now: Instant) {
-        self.closed = true;
-        self.stop_at.get_or_insert(now + STOP_TIME);
-        self.end(GoneWhy::LetGo, now);
-        self.hinted = true; // exit only on a dump that is newer than this
-    }
-
-    fn announce(&mut self, now: Instant) {
-        self.reply_owed = false;
-        self.announcing = self.set.announce.then(|| Schedule::announce(self.set.ipv6, now));
-    }
-
-    fn frame_work(&mut self, now: Instant) -> Option<Next> {
-        let due = |s: &&mut Schedule| s.due().is_some_and(|at| at <= now);
-        if let Some(schedule) = self.announcing.as_mut().filter(|s| due(s)) {
-            // The hold was checked by `next` in this very step.
-            let reply = self.reply_owed;
-            self.reply_owed = !reply && !self.set.ipv6;
-            if reply || self.set.ipv6 {
-                schedule.sent(now);
-            }
-            return Some(Next::Frame(if reply { frames::Kind::AnnounceReply } else { frames::Kind::Announce }));
-        }
-        self.probing.as_mut().filter(|s| due(s)).map(|schedule| {
-            schedule.sent(now);
-            Next::Frame(frames::Kind::Probe)
-        })
-    }
-
     fn talk(&self) -> Option<Next> {
         self.reports.front().filter(|_| !self.blocked && !self.closed).map(|r| Next::Report(*r))
-    }
-
-    fn end_work(&mut self, now: Instant) -> Next {
-        if self.killed && self.stop_at.is_some_and(|at| now >= at + KILL_TIME) {
-            self.ended.get_or_insert(now);
-        }
-        if let Some(ended) = self.ended {
-            let known = self.busy.is_none() && !self.hinted && self.ending.is_none();
-            let gone = known && self.seen.is_some_and(|s| !s.ours);
-            if gone || now >= ended + lifetime_bound(self.set.hold) {
-                return Next::Exit { gone };
-            }
-        } else if self.stop_at.is_some_and(|at| now >= at) && !std::mem::replace(&mut self.killed, true) {
-            return Next::Kill;
-        }
-        Next::Wait(self.wake(now))
     }
 
     /// The earliest instant after `now` at which something has to be done without any input.
@@ -422,8 +390,12 @@ impl Machine {
             Some(self.sweep_at),
             self.announcing.and_then(|s| s.due()),
             self.probing.and_then(|s| s.due()),
+            self.watching.and_then(|s| s.due()),
+            self.fence_wake(),
+            self.notice_due(),
             self.stop_at,
-            self.stop_at.map(|at| at + KILL_TIME),
+            self.stop_at.map(|at| at + self.set.drain),
+            self.stop_at.map(|at| at + self.set.drain + KILL_TIME),
             self.ended.map(|at| at + lifetime_bound(self.set.hold)),
         ];
         times.into_iter().flatten().filter(|at| *at > now).min()

@@ -63,7 +63,7 @@ impl Order {
 const GONE: [GoneWhy; 6] =
     [GoneWhy::LetGo, GoneWhy::Deadline, GoneWhy::Stopping, GoneWhy::LinkGone, GoneWhy::Taken, GoneWhy::Refused];
 const REFUSED: [RefusedWhy; 4] = [RefusedWhy::Foreign, RefusedWhy::Spent, RefusedWhy::Stopping, RefusedWhy::LinkGone];
-const TASKS: [Task; 4] = [Task::Add, Task::Renew, Task::Remove, Task::Dump];
+const TASKS: [Task; 5] = [Task::Add, Task::Renew, Task::Remove, Task::Dump, Task::Fence];
 const KERNEL: u8 = 255;
 
 fn place<T: PartialEq>(list: &[T], item: T) -> u8 {

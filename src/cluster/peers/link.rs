@@ -3,11 +3,11 @@
 use super::hello::Hello;
 use super::io::{Broken, Reader, read_frame, reader, within};
 use super::message::{Request, Response};
-use super::wire::{self, Flags, Kind, PREAMBLE};
+use super::wire::{self, Flags, Header, Kind, PREAMBLE};
 use crate::cluster::runtime::{now, sleep, sleep_until};
 use crate::cluster::shared::{Peer, Shared};
+use crate::reactor::Async;
 use log::{debug, log, warn};
-use smol::Async;
 use smol::future::FutureExt;
 use smol::io::AsyncWriteExt;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -62,7 +62,7 @@ fn patience(lease: Duration) -> Duration {
     (lease * 2).clamp(PATIENCE.0, PATIENCE.1)
 }
 
-fn peer_up(shared: &Shared, peer: &Peer, level: log::Level) {
+pub(super) fn peer_up(shared: &Shared, peer: &Peer, level: log::Level) {
     log!(level, "peer {}: connected to {}", peer.id, peer.address);
     peer.clear_problem();
     peer.calls.connect();
@@ -83,18 +83,29 @@ async fn meet(shared: &Shared, peer: &Peer) -> Result<Async<TcpStream>, Broken> 
     let limit = shared.lease().clamp(PATIENCE.0, CONNECT);
     let stream = connect(shared.address, peer.address, limit).await?;
     let mut out = &stream;
-    let hello = Hello { to: peer.id.clone(), ..shared.hello.clone() };
     let mut first = PREAMBLE.to_vec();
-    first.extend(wire::emit(Kind::Hello, shared.flags(), 0, &hello).ok_or(wire::Bad::Payload)?);
+    first.extend(hello(shared, peer)?);
     out.write_all(&first).await?;
     let (header, payload) = read_frame(&mut reader(&stream)).await?;
+    welcomed(peer, header, &payload)?;
+    Ok(stream)
+}
+
+/// The first frame of a call.
+pub(super) fn hello(shared: &Shared, peer: &Peer) -> Result<Vec<u8>, wire::Bad> {
+    let hello = Hello { to: peer.id.clone(), ..shared.hello.clone() };
+    wire::emit(Kind::Hello, shared.flags(), 0, &hello).ok_or(wire::Bad::Payload)
+}
+
+/// The answer to it.
+pub(super) fn welcomed(peer: &Peer, header: Header, payload: &[u8]) -> Result<(), Broken> {
     match header.kind {
         Kind::Welcome => {
             peer.heard(now(), header.flags);
-            Ok(stream)
+            Ok(())
         }
         Kind::Refused => {
-            let text: String = wire::parse_payload(&payload)?;
+            let text: String = wire::parse_payload(payload)?;
             Err(Broken::Io(std::io::Error::other(format!("refused by the peer: {}", printable(&text)))))
         }
         _ => Err(Broken::Bad(wire::Bad::Kind(header.kind as u8))),
@@ -115,8 +126,12 @@ async fn connect(from: SocketAddr, to: SocketAddr, limit: Duration) -> Result<As
         Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e.into()),
         _ => {}
     }
-    let stream = Async::new_nonblocking(TcpStream::from(socket))?;
-    within(limit, async { Ok(stream.writable().await?) }).await?;
+    let stream = Async::new(TcpStream::from(socket))?;
+    let connected = async {
+        stream.writable().await;
+        Ok(())
+    };
+    within(limit, connected).await?;
     match stream.get_ref().take_error()? {
         Some(e) => Err(e.into()),
         None => Ok(stream),
@@ -147,10 +162,15 @@ async fn talk(shared: &Shared, peer: &Peer, stream: &Async<TcpStream>) -> Broken
 
 async fn read_answer(peer: &Peer, input: &mut Reader<'_>) -> Result<(), Broken> {
     let (header, payload) = read_frame(input).await?;
+    Ok(take_answer(peer, header, &payload)?)
+}
+
+/// Hands an answer to whoever asked.
+pub(super) fn take_answer(peer: &Peer, header: Header, payload: &[u8]) -> Result<(), wire::Bad> {
     if header.kind != Kind::Response {
-        return Err(wire::Bad::Kind(header.kind as u8).into());
+        return Err(wire::Bad::Kind(header.kind as u8));
     }
-    let response: Response = wire::parse_payload(&payload)?;
+    let response: Response = wire::parse_payload(payload)?;
     let now = now();
     peer.heard(now, header.flags);
     peer.calls.answered(header.id, response, now);
@@ -158,7 +178,7 @@ async fn read_answer(peer: &Peer, input: &mut Reader<'_>) -> Result<(), Broken> 
 }
 
 /// Pings an idle connection, and gives up one whose peer owes an answer for too long.
-async fn watch(shared: &Shared, peer: &Peer) -> Broken {
+pub(super) async fn watch(shared: &Shared, peer: &Peer) -> Broken {
     let patience = patience(shared.lease());
     loop {
         let pause = if shared.is_empty() { PING_FRESH } else { PING };

@@ -8,6 +8,7 @@ pub mod message;
 mod notice;
 mod server;
 pub mod wire;
+pub mod wires;
 
 pub use calls::Calls;
 pub use link::keep_connected;

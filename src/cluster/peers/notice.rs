@@ -3,9 +3,10 @@
 use crate::cluster::answer::noticed;
 use crate::cluster::runtime::sleep;
 use crate::cluster::shared::Shared;
+use crate::cluster::types::NodeId;
+use crate::reactor::Async;
 use crate::release::Notice;
 use log::{debug, warn};
-use smol::Async;
 use std::net::{SocketAddr, UdpSocket};
 use std::rc::Rc;
 use std::time::Duration;
@@ -20,8 +21,12 @@ pub async fn read_notices(shared: Rc<Shared>, socket: Async<UdpSocket>) {
     let mut bytes = [0; Notice::LEN + 1]; // one more, so that a longer one is seen to be longer
     let (mut burst, mut failing) = (0, false);
     loop {
-        match socket.recv_from(&mut bytes).await {
-            Ok((len, from)) => read(&shared, from, bytes.get(..len).unwrap_or_default()),
+        match socket.read_with(|socket| socket.recv_from(&mut bytes)).await {
+            Ok((len, from)) => {
+                if let Some(id) = sender(&shared, from) {
+                    read(&shared, id, bytes.get(..len).unwrap_or_default());
+                }
+            }
             // An answer of a peer without a listener is no reason to stop.
             Err(e) if !std::mem::replace(&mut failing, true) => warn!("raft port {} (UDP): can't read: {e}", shared.address),
             Err(_) => burst = BURST,
@@ -34,11 +39,15 @@ pub async fn read_notices(shared: Rc<Shared>, socket: Async<UdpSocket>) {
     }
 }
 
-fn read(shared: &Rc<Shared>, from: SocketAddr, bytes: &[u8]) {
+fn sender(shared: &Shared, from: SocketAddr) -> Option<&NodeId> {
     let ip = from.ip().to_canonical();
-    let Some((id, _)) = shared.addresses.iter().find(|(_, known)| known.to_canonical() == ip) else { return };
+    shared.addresses.iter().find(|(_, known)| known.to_canonical() == ip).map(|(id, _)| id)
+}
+
+/// Reads what came from the address of this peer.
+pub(super) fn read(shared: &Rc<Shared>, id: &NodeId, bytes: &[u8]) {
     match Notice::decode(bytes) {
         Some(notice) => noticed(shared, id, &notice),
-        None => debug!("{} bytes from {from} are no notice", bytes.len()),
+        None => debug!("{} bytes from the address of {id} are no notice", bytes.len()),
     }
 }

@@ -2,10 +2,11 @@
 
 use crate::sys::clock::Instant;
 use crate::vip::rtnl::Change;
-use crate::vip::{Order, Report, frames};
+use crate::vip::{Order, Report, VoteKey, frames};
 use std::time::Duration;
 
-/// How long the daemon may take to hand over after the keeper was told to stop.
+/// How long the daemon may take to hand over after the keeper was told to stop; then the VIP is removed. What it does afterwards may take
+/// [`Settings::drain`] more.
 pub const STOP_TIME: Duration = Duration::from_secs(3);
 
 /// The kernel lifetime of the address in whole seconds, for holds of this length.
@@ -30,6 +31,10 @@ pub struct Settings {
     pub announce: bool,
     /// The VIP is an IPv6 address.
     pub ipv6: bool,
+    /// There are peers to send the proof of release to.
+    pub notify: bool,
+    /// How much longer than [`STOP_TIME`] the daemon may take to end, after the VIP is gone.
+    pub drain: Duration,
 }
 
 /// What happened.
@@ -46,6 +51,10 @@ pub enum Input {
         /// Anywhere on this host, not ours.
         foreign: bool,
     },
+    /// The kernel's answer to the last `Next::Fence`, 0 or an errno; unasked: its table was just made, guarding nothing, or could not be.
+    Fenced(i32),
+    /// Somebody had deleted the fence's table; the answer to the last `Next::Fence` follows.
+    FenceLost,
     /// An event named the VIP, or events were lost: read again.
     Hint,
     /// The interface as it is now.
@@ -69,11 +78,30 @@ pub enum Input {
     Blocked(bool),
 }
 
+/// What the kernel fence is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FenceAct {
+    /// Let the VIP be used until then, and no longer, whatever becomes of this process.
+    Arm {
+        /// The end of the running hold as it is known now.
+        until: Instant,
+    },
+    /// Guard nothing: the VIP is gone.
+    Clear,
+}
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
     /// Change the address; answer with `Input::Answer`.
     Change(Change),
+    /// Tell the kernel fence; answer with `Input::Fenced`.
+    Fence(FenceAct),
+    /// Send all peers the proof that this vote's hold has ended; no answer.
+    Notice {
+        /// A spent vote.
+        vote: VoteKey,
+    },
     /// Read all addresses; answer with `Input::Dump`, or `Input::Answer` where it failed.
     Dump,
     /// Send this frame.
