@@ -481,7 +481,7 @@ fn a_leader_that_reaches_no_backend_hands_over_to_one_that_does() {
         assert_eq!(cluster.nodes[old].wait_status().reaches, Some(false));
         // Where nobody reaches it, nobody is better: the VIP stays.
         let (leader, term) = cluster.wait_settled();
-        for node in cluster.nodes.iter().filter(|n| n.id() != cluster.nodes[old].id()) {
+        for node in [3 - old - leader, leader].map(|i| &cluster.nodes[i]) {
             node.host.sh(&format!("ip route add unreachable {}", web.ip4()));
             node.wait_for_log("none of 1 backend", MOVE);
         }

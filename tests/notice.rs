@@ -5,6 +5,7 @@ mod lab;
 use kube_vip::cluster::disk::Disk;
 use kube_vip::cluster::vote::VoteId;
 use kube_vip::cluster::{self, Cluster, Event, Member, NodeId, Spec, runtime};
+use kube_vip::reactor;
 use kube_vip::release::{Key, Notice, VoteKey};
 use lab::{isolated, ms, never_within, secs, wait_for, wait_until};
 use smol::LocalExecutor;
@@ -161,7 +162,7 @@ fn start(plan: Plan, index: usize) -> Node {
     let thread = std::thread::spawn(move || {
         let executor = Rc::new(LocalExecutor::new());
         let _entered = runtime::enter(runtime::real(executor.clone()));
-        smol::block_on(executor.run(live(plan, index, to_do, told)));
+        reactor::block_on(executor.run(live(plan, index, to_do, told))).expect("epoll works");
     });
     Node { commands, says, thread: Some(thread) }
 }
@@ -172,7 +173,7 @@ fn known_here_before(plan: Plan, index: usize) {
     let _entered = runtime::enter(runtime::real(executor.clone()));
     let id = NodeId::new(&name(index)).expect("a short name");
     let disk = Disk::open(&state_dir(index), &id).expect("the lab's directory is writable");
-    smol::block_on(executor.run(disk.record_lease(plan.lease)));
+    reactor::block_on(executor.run(disk.record_lease(plan.lease))).expect("epoll works");
 }
 
 impl Nodes {
@@ -389,6 +390,7 @@ fn a_leader_hands_over_to_whom_it_is_told_and_says_why_it_can_not() {
         assert_eq!((nodes.holders(), nodes.says(first).term), (vec![first], term), "a refusal moves nothing");
         assert_eq!(nodes.hand_over(first, None), Ok(name(third)), "the only one that could hold");
         wait_until("the third holds", secs(4), || nodes.holders() == [third]);
+        assert_eq!(nodes.wait_settled(), (third, term + 1), "the last leader campaigned into the hand-over");
         nodes.tell(second, Do::Fit(true));
         wait_until("the leader hears that it is fit again", secs(20), || nodes.says(third).fit.contains(&name(second)));
         assert_eq!(nodes.hand_over(third, Some(second)), Ok(name(second)));

@@ -320,15 +320,23 @@ impl Shared {
         }
     }
 
-    /// Tells the peer that should stand what its keeper's notice may not have.
-    pub fn pass_on(self: &Rc<Self>, heir: &NodeId, proof: Proof) {
-        let (shared, heir) = (self.clone(), heir.clone());
+    /// Tells a peer over its connection what a keeper's notice may not have.
+    pub fn pass_on(self: &Rc<Self>, to: &NodeId, proof: Proof) {
+        let (shared, to) = (self.clone(), to.clone());
         runtime::spawn(async move {
-            let Some(peer) = shared.peers.iter().find(|p| p.id == heir) else { return };
+            let Some(peer) = shared.peers.iter().find(|p| p.id == to) else { return };
             let request = Request::Released(proof);
             let call = async { drop(peer.calls.call(shared.flags(), &request, runtime::now()).await) };
             call.or(runtime::sleep(shared.lease())).await;
         });
+    }
+
+    /// Shows all peers that nothing is held under this own vote, if that is so.
+    pub fn tell_released(self: &Rc<Self>, vote: &VoteId) {
+        let Some(secret) = self.secret(vote) else { return };
+        for peer in &self.peers {
+            self.pass_on(&peer.id, Proof { vote: vote.committed(), secret });
+        }
     }
 
     /// When this node was last named to stand at once.

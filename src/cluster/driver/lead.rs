@@ -119,11 +119,15 @@ impl Driver {
     }
 
     async fn step_down(&mut self, now: Instant, vote: &VoteId) -> Instant {
+        (self.handing_over, self.moving) = (None, None);
+        self.shared.set_moving(false);
         match self.shared.step_down(vote).await {
-            true => info!("stepped down ({vote})"),
+            true => {
+                info!("stepped down ({vote})");
+                self.shared.tell_released(vote); // nobody has to wait for what this node does not hold
+            }
             false => warn!("could not step down ({vote}); trying again"),
         }
-        (self.handing_over, self.moving) = (None, None);
         self.shared.granted(now);
         now + self.shared.heartbeat()
     }

@@ -39,6 +39,8 @@ pub struct Driver {
     preference: Preference,
     /// Where this leader moves although it could hold.
     moving: Option<Move>,
+    /// At the last look.
+    led: bool,
     handing_over: Option<HandOver>,
     stop_by: Option<Instant>,
     /// When this node began to wait for a log to come from somewhere.
@@ -51,6 +53,7 @@ impl Driver {
         Self {
             preference: Preference::new(shared.spec.preempt),
             moving: None,
+            led: false,
             shared,
             events,
             next_heartbeat: Instant::default(),
@@ -117,9 +120,13 @@ impl Driver {
         self.shared.set_empty(m.last_log_index.is_none() && m.vote.leader_id.term == 0);
         self.note_leader(now, m);
         let leading = self.leading(m);
-        if let Some(leading) = &leading {
-            self.look_for_a_better_one(now, m, &leading.vote);
+        match &leading {
+            Some(leading) => self.look_for_a_better_one(now, m, &leading.vote),
+            // Whoever took it from this node, or was offered it, gets the time to say so.
+            None if self.led => self.shared.granted(now),
+            None => {}
         }
+        self.led = leading.is_some();
         let may_hold = self.is_willing() && self.handing_over.is_none();
         self.shared.set_moving(leading.is_some() && !may_hold);
         let order = self.shared.hold.borrow_mut().step(now, leading.as_ref(), may_hold);

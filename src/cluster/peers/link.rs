@@ -17,10 +17,10 @@ use std::time::Duration;
 
 /// A handshake may take twice this long; a connection that ends sooner was none.
 const CONNECT: Duration = Duration::from_secs(1);
-/// An attempt to connect, and an answer, may take two leases within these bounds. A segment that is lost in a short cut is repeated by TCP
+/// An answer may take two leases within these bounds, an attempt to connect one. A segment that is lost in a short cut is repeated by TCP
 /// only after as long again as the cut took (a SYN after 1 s): longer than an election; a new connection is there at once.
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(6));
-/// Back-off between attempts: doubles between these two, with jitter of up to a half.
+/// Back-off between attempts: doubles between these two, at most one lease, with jitter of up to a half.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(640));
 /// A connection without other requests is pinged this often.
 const PING: Duration = Duration::from_millis(500);
@@ -54,7 +54,7 @@ pub async fn keep_connected(shared: Rc<Shared>, index: usize) {
         }
         // A peer that calls can be called: after a partition both directions are back at once.
         sleep(backoff / 2 + shared.jitter(backoff / 2)).or(peer.called.wait()).await;
-        backoff = (backoff * 2).min(BACKOFF.1).min(patience(shared.lease()));
+        backoff = (backoff * 2).min(shared.lease().clamp(BACKOFF.0 * 4, BACKOFF.1));
     }
 }
 
@@ -80,7 +80,7 @@ fn note_failure(peer: &Peer, why: &Broken) {
 
 /// Connects from this node's own address (peers know it by that) and shakes hands.
 async fn meet(shared: &Shared, peer: &Peer) -> Result<Async<TcpStream>, Broken> {
-    let limit = patience(shared.lease()).min(CONNECT);
+    let limit = shared.lease().clamp(PATIENCE.0, CONNECT);
     let stream = connect(shared.address, peer.address, limit).await?;
     let mut out = &stream;
     let mut first = PREAMBLE.to_vec();
