@@ -5,9 +5,15 @@
 //!    ▲── gone, fit ──────────────────────┘
 //! ```
 
-mod guard;
-mod holder;
-mod single;
+mod claims; // other hosts that claim the VIP
+mod commands; // what the control socket tells to do
+mod cordon; // the mark that outlives a restart
+mod fitness; // what speaks against holding
+mod guard; // where the keeper hangs or dies
+pub mod holder; // between cluster, keeper and balancer
+mod reach; // whether a backend is reached
+mod single; // the clock of a node alone
+mod stop; // the way out
 
 use crate::balancer::{self, Control, Forwarder};
 use crate::cluster::{self, Cluster, NodeId, runtime};
@@ -18,10 +24,12 @@ use crate::sys::clock::{Instant, now};
 use crate::sys::signal::Signals;
 use crate::vip::{KeeperLink, KeeperSide, Notify};
 use holder::{Holder, Lead};
-use log::{error, info};
+use log::{error, warn};
+use reach::Tracker;
 use single::Single;
 pub use single::hold_of;
 use smol::LocalExecutor;
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -43,8 +51,11 @@ fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key)
     let socket = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
         let daemon = Rc::new(Daemon::start(config, link, control, key).await?);
-        let asked = daemon.clone();
-        runtime::spawn(status::socket::serve(listener, move || asked.snapshot()));
+        for _ in 0..status::socket::CLIENTS {
+            let listener = listener.try_clone().map_err(|e| format!("can't share the control socket: {e}"))?;
+            let asked = daemon.clone();
+            runtime::spawn(async move { status::socket::serve(listener, &*asked).await });
+        }
         daemon.live(signals).await
     });
     let _ = std::fs::remove_file(socket);
@@ -67,39 +78,35 @@ struct Daemon {
     cluster: Option<Cluster>,
     holder: Rc<Holder>,
     control: Control,
+    tracker: Option<Rc<Tracker>>,
+    /// A command is under way.
+    commanded: Cell<bool>,
+    stopping: Cell<bool>,
 }
 
 impl Daemon {
     async fn start(config: Config, link: Option<KeeperLink>, control: Control, key: Key) -> Result<Self, String> {
-        let has_keeper = link.is_some();
+        let cordoned = cordon::is_marked(&config.state_dir);
+        let fit = link.is_some() && !config.witness && !cordoned;
         let (lead, events, cluster) = if config.single_node {
-            let (single, events) = Single::start(&config, has_keeper);
+            let (single, events) = Single::start(&config, fit);
             (Lead::Single(single), events, None)
         } else {
-            let (cluster, events) = Cluster::start(cluster_spec(&config, has_keeper, key)?).await?;
+            let (cluster, events) = Cluster::start(cluster_spec(&config, fit, key)?).await?;
             (Lead::Cluster(cluster.clone()), events, Some(cluster))
         };
         let holder =
             Holder::start(&config, link.map(|link| Rc::new(link) as Rc<dyn KeeperSide>), control.clone(), lead, events);
-        Ok(Self { config, started: now(), cluster, holder, control })
+        holder.set_cordoned(cordoned);
+        if cordoned {
+            warn!("{} is cordoned: it does not hold {} until `kube-vip uncordon`", config.local.id, config.vip);
+        }
+        let tracker = Tracker::start(&config, cluster.as_ref());
+        let (commanded, stopping) = (Cell::new(false), Cell::new(false));
+        Ok(Self { config, started: now(), cluster, holder, control, tracker, commanded, stopping })
     }
 
-    /// Until a signal, or until a part can't go on.
-    async fn live(&self, signals: Signals) -> Result<(), String> {
-        use smol::future::FutureExt;
-        let ended = signalled(signals).or(self.holder.ended()).await;
-        info!("stopping: {}", ended.as_ref().err().map_or("told to", String::as_str));
-        let begun = now();
-        let orderly = async {
-            self.control.stop_accepting();
-            self.holder.stop().await;
-        };
-        orderly.or(self.holder.stop_limit()).await;
-        info!("stopped in {} ms", (now() - begun).as_millis());
-        ended
-    }
-
-    fn snapshot(&self) -> Snapshot {
+    fn describe(&self) -> Snapshot {
         let now = now();
         let view = self.cluster.as_ref().map(Cluster::view);
         let held = self.holder.held();
@@ -112,6 +119,13 @@ impl Daemon {
             held: held.is_some(),
             hold_left_ms: held.map(|until| millis(until - now)),
             gains: self.holder.gains(),
+            cordoned: self.holder.is_cordoned(),
+            witness: self.config.witness,
+            fenced: self.holder.is_fenced(),
+            fence_problem: self.holder.fence_problem(),
+            reaches: self.tracker.as_ref().map(|tracker| tracker.reaches()),
+            claims: self.holder.claims().count(),
+            last_claim: self.holder.claims().last(),
             uptime_ms: millis(now - self.started),
             disk_ok: true,
             balancers: self.control.counters(),
@@ -128,24 +142,12 @@ impl Daemon {
     }
 }
 
-/// Waits for a signal that means stop.
-async fn signalled(signals: Signals) -> Result<(), String> {
-    let failed = |e: std::io::Error| format!("can't read signals: {e}");
-    let signals = smol::Async::new(signals).map_err(failed)?;
-    loop {
-        signals.readable().await.map_err(failed)?;
-        if let Some(signal) = signals.get_ref().next() {
-            info!("{signal}");
-            return Ok(());
-        }
-    }
-}
-
 fn peer_status(peer: &cluster::PeerView, now: Instant) -> PeerStatus {
     PeerStatus {
         id: peer.id.clone(),
         address: peer.address.to_string(),
         last_contact_ms: peer.last_contact.map(|t| millis(now - t)),
+        fit: peer.says.map(|says| says.fit),
         problem: peer.problem.clone(),
     }
 }
@@ -165,7 +167,7 @@ pub fn notify_of(config: &Config, key: &Key) -> Option<Notify> {
     })
 }
 
-fn cluster_spec(config: &Config, has_keeper: bool, key: Key) -> Result<cluster::Spec, String> {
+fn cluster_spec(config: &Config, fit: bool, key: Key) -> Result<cluster::Spec, String> {
     let member = |p: &crate::config::Peer| -> Result<cluster::Member, String> {
         let id = NodeId::new(&p.id).map_err(|e| format!("peer {}: {e}", p.id))?;
         Ok(cluster::Member { id, address: p.address, priority: p.priority })
@@ -182,9 +184,9 @@ fn cluster_spec(config: &Config, has_keeper: bool, key: Key) -> Result<cluster::
         state_dir: config.state_dir.clone(),
         start_as_leader: config.start_as_leader,
         drop_margin: crate::vip::lifetime_bound(cluster::rules::hold::hold_of(config.timing.lease)),
-        fit: has_keeper,
-        fence_fast: false,
-        preempt: None,
+        fit,
+        fence_fast: config.fence_fast,
+        preempt: config.preempt,
         key,
     })
 }

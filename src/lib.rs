@@ -7,7 +7,7 @@
 //!                                  └──────────── status snapshot ◀── every part reports here
 //! ```
 //!
-//! Four nouns: **cluster elects, vip holds, balancer forwards, status shows.** Arrows point one way: `daemon → parts → sys`;
+//! Four nouns: **cluster elects, vip holds, balancer forwards, status shows.** Arrows point one way: `daemon → parts → reactor → sys`;
 //! no part imports another part. Decisions are pure files (time is an argument); effects are thin files.
 
 pub mod balancer; // the forwarder: choose a backend, accept, copy and splice
@@ -15,6 +15,7 @@ pub mod cli; // one file per command
 pub mod cluster; // who leads: openraft on smol, peers over TCP, vote and log on disk, the hold
 pub mod config; // the YAML as written → checked values
 pub mod daemon; // starts the parts, carries facts between them, shuts them down in order
+pub mod reactor; // what a thread sleeps in: sockets and timers of its tasks, connections of the forwarder
 pub mod release; // proof that a hold has ended: made by the keeper, checked by the cluster part
 pub mod status; // one snapshot → table, JSON
 pub mod sys; // the only `unsafe`: thin wrappers over file descriptors and system calls

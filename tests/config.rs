@@ -6,6 +6,7 @@ use kube_vip::config::{Config, Overrides, judge};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 /// A document of 2020, one block for each top-level key.
 const OLD: [&str; 9] = [
@@ -183,7 +184,8 @@ fn every_key_has_a_comment_in_the_sample() {
     let (_, text, _) = run(&["sample", "config"]);
     let lines: Vec<&str> = text.lines().collect();
     for key in
-        "localPeer remotePeers peers vip interface gratuitousARP singleNode startAsLeader addPeersAsBackends timing stateDir \
+        "localPeer remotePeers peers vip interface gratuitousARP singleNode startAsLeader addPeersAsBackends timing fence drain \
+                witness preempt preemptDelay trackBackends realtime stateDir \
                 controlSocket user loadBalancers name type port bindToVip backendPort backends priority"
             .split_whitespace()
     {
@@ -264,6 +266,64 @@ fn what_is_probably_not_meant_is_a_warning() {
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].starts_with("f:2: warning: remotePeers: 2 nodes: when one is lost"), "{warnings:?}");
     assert!(warnings[1].contains("warning: loadBalancers[0].backends[1]: 192.168.0.70:6444 is listed twice"), "{warnings:?}");
+}
+
+/// The document of 2020 with further lines.
+fn with(more: &str) -> Result<Config, String> {
+    load(&(OLD.concat() + more), &[])
+}
+
+#[test]
+fn how_the_vip_moves_has_defaults_and_each_can_be_changed() {
+    let plain = with("").expect("sound");
+    assert_eq!((plain.fence_fast, plain.witness, plain.preempt, plain.track_backends), (false, false, None, false));
+    assert_eq!((plain.drain, plain.realtime), (Duration::from_secs(5), true));
+    let all =
+        with("fence: Fast\ndrain: 0s\nwitness: true\npreempt: true\ntrackBackends: true\nrealtime: false\n").expect("sound");
+    assert!(all.fence_fast && all.witness && all.track_backends && !all.realtime);
+    assert_eq!((all.drain, all.preempt), (Duration::ZERO, Some(Duration::from_secs(10))));
+    let settled = with("preempt: true\npreemptDelay: 1m\ndrain: 60s\n").expect("sound");
+    assert_eq!((settled.drain, settled.preempt), (Duration::from_secs(60), Some(Duration::from_secs(60))));
+}
+
+#[test]
+fn a_witness_says_so_in_its_own_entry() {
+    let text = |witness| {
+        format!(
+            "vip: 10.0.0.9\ninterface: eth0\npeers:\n- {{id: a, address: 10.0.0.1, port: 1}}\n- {{id: b, address: 10.0.0.2, port: 1, witness: {witness}}}\n"
+        )
+    };
+    assert!(load(&text(true), &["10.0.0.2"]).expect("sound").witness);
+    assert!(!load(&text(true), &["10.0.0.1"]).expect("sound").witness);
+    assert!(!load(&text(false), &["10.0.0.2"]).expect("sound").witness);
+    let own = OLD.concat().replace("  id: server1\n", "  id: server1\n  witness: true\n");
+    assert!(load(&own, &[]).expect("sound").witness);
+}
+
+#[test]
+fn what_does_nothing_about_the_moves_is_a_warning() {
+    let others = OLD.concat().replace("  id: server2\n", "  id: server2\n  witness: true\n") + "preemptDelay: 3s\n";
+    let draft = judge(Path::new("f"), &others, &Overrides::default()).expect("sound");
+    let warnings: Vec<String> = draft.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].starts_with("f:5: warning: remotePeers[0].witness: true does nothing here"), "{warnings:?}");
+    assert!(warnings[1].contains("preemptDelay: 3s does nothing without `preempt: true`"), "{warnings:?}");
+    let alone = "vip: 10.0.0.9\ninterface: eth0\nsingleNode: true\npreempt: true\ntrackBackends: true\nloadBalancers:\n- {port: 80, backends: [{address: 10.0.0.7, port: 1}]}\n";
+    let draft = judge(Path::new("f"), alone, &Overrides::default()).expect("sound");
+    let keys: Vec<String> =
+        draft.warnings.iter().map(|w| w.to_string().split(": ").nth(2).unwrap_or_default().to_owned()).collect();
+    assert_eq!(keys, ["preempt", "trackBackends"]);
+    let refused = judge(
+        Path::new("f"),
+        "vip: 10.0.0.9\ninterface: eth0\nwitness: true\n",
+        &Overrides { single_node: true, ..Overrides::default() },
+    );
+    assert!(
+        refused
+            .expect_err("a witness alone")
+            .to_string()
+            .starts_with("f:3: witness: true, but the flag --singleNode was given")
+    );
 }
 
 #[test]

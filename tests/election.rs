@@ -325,3 +325,170 @@ fn sample_configurations_start_as_printed() {
         watch.wait_answer_by(&cluster.nodes[leader].host, MOVE);
     });
 }
+
+/// Tells a node, which must agree, and returns its words.
+#[track_caller]
+fn told(node: &Node, words: &[&str]) -> String {
+    let (ok, out, error) = node.tell(words);
+    assert!(ok && error.is_empty(), "{words:?} to {}: {out}{error}\n{}", node.id(), node.log());
+    out
+}
+
+/// What a node says where it can't do it.
+#[track_caller]
+fn refused(node: &Node, words: &[&str]) -> String {
+    let (ok, out, error) = node.tell(words);
+    assert!(!ok && out.is_empty(), "{words:?} to {}: {out}{error}", node.id());
+    error
+}
+
+#[test]
+fn a_hand_over_by_command_moves_the_vip_to_the_node_named_or_the_best() {
+    isolated("a_hand_over_by_command_moves_the_vip_to_the_node_named_or_the_best", || {
+        let cluster = Cluster::start_with(&Lab::new(), 3, false, |c| c.timing = STEADY.into());
+        let watch = watch(&cluster);
+        let (old, _) = cluster.wait_settled();
+        let named = (old + 1) % 3;
+        let words = told(&cluster.nodes[old], &["handover", "--to", cluster.nodes[named].id()]);
+        assert!(words.starts_with(cluster.nodes[named].id()) && words.contains(" ms"), "{words}");
+        assert_eq!(cluster.wait_holder_other_than(old), named);
+        watch.wait_answer_by(&cluster.nodes[named].host, MOVE);
+        let (leader, _) = cluster.wait_settled();
+        assert_eq!(leader, named);
+        told(&cluster.nodes[named], &["handover"]);
+        let best = cluster.wait_holder_other_than(named);
+        watch.wait_answer_by(&cluster.nodes[best].host, MOVE);
+        cluster.wait_settled();
+        assert!(cluster.nodes.iter().all(|n| !n.ended()), "a hand-over ends nobody");
+        watch.assert_one_holder();
+    });
+}
+
+#[test]
+fn a_hand_over_that_cannot_be_says_why_and_changes_nothing() {
+    isolated("a_hand_over_that_cannot_be_says_why_and_changes_nothing", || {
+        let cluster = Cluster::start_with(&Lab::new(), 3, false, |c| c.timing = STEADY.into());
+        let (leader, term) = cluster.wait_settled();
+        let (holder, follower) = (&cluster.nodes[leader], &cluster.nodes[(leader + 1) % 3]);
+        let error = refused(holder, &["handover", "--to", "n9"]);
+        assert!(error.contains("n9 is no node of this cluster; the others are n"), "{error}");
+        let error = refused(holder, &["handover", "--to", holder.id()]);
+        assert!(error.contains("is this node"), "{error}");
+        let error = refused(follower, &["handover"]);
+        assert!(error.contains(&format!("{} leads, not {}", holder.id(), follower.id())), "{error}");
+        assert_eq!(cluster.wait_settled(), (leader, term));
+    });
+}
+
+#[test]
+fn a_cordoned_holder_hands_over_and_stays_away_until_uncordoned() {
+    isolated("a_cordoned_holder_hands_over_and_stays_away_until_uncordoned", || {
+        let cluster = Cluster::start_with(&Lab::new(), 3, false, |c| c.timing = STEADY.into());
+        let watch = watch(&cluster);
+        let (old, _) = cluster.wait_settled();
+        let node = &cluster.nodes[old];
+        let words = told(node, &["cordon"]);
+        let new = cluster.wait_holder_other_than(old);
+        assert!(words.contains(&format!("{} is cordoned; {} leads now", node.id(), cluster.nodes[new].id())), "{words}");
+        assert!(node.wait_status().cordoned && node.state_dir().join("cordoned").exists());
+        // It votes, and does not take the VIP where another could.
+        cluster.wait_settled();
+        assert!(cluster.nodes[new].stop(Signal::SIGTERM).success());
+        let third = cluster.wait_holder_other_than(new);
+        assert_ne!(third, old, "a cordoned node took the VIP");
+        cluster.nodes[new].restart();
+        cluster.wait_settled();
+        // Nor after a restart. (The quiet start is also the time in which all hear that `new` is cordoned now.)
+        told(&cluster.nodes[new], &["cordon"]);
+        assert!(node.stop(Signal::SIGTERM).success());
+        node.restart();
+        assert!(node.wait_status().cordoned, "the restart forgot it");
+        cluster.wait_settled();
+        // Where the others may not either, nobody holds.
+        let error = refused(&cluster.nodes[third], &["cordon"]);
+        assert!(error.contains("nobody holds 10.99.0.100"), "{error}");
+        wait_until("the VIP goes from the last one", MOVE, || cluster.holders().is_empty());
+        told(node, &["uncordon"]);
+        assert_eq!(cluster.wait_holder(), old);
+        assert!(!node.wait_status().cordoned && !node.state_dir().join("cordoned").exists());
+        watch.assert_one_holder();
+    });
+}
+
+#[test]
+fn a_node_alone_lets_the_vip_go_while_it_is_cordoned() {
+    isolated("a_node_alone_lets_the_vip_go_while_it_is_cordoned", || {
+        let host = Lab::new().host("n1");
+        let node = Node::start(&host, &NodeConfig::single(&host));
+        wait_until("the VIP is held", MOVE, || node.held() && node.has_vip());
+        let error = refused(&node, &["handover"]);
+        assert!(error.contains("this node is alone"), "{error}");
+        told(&node, &["cordon"]);
+        assert!(!node.has_vip(), "cordon returned before the VIP was gone");
+        assert!(node.stop(Signal::SIGTERM).success());
+        node.restart();
+        assert!(node.wait_status().cordoned);
+        never_within("a cordoned node took the VIP", secs(2), || node.has_vip().then_some(()));
+        told(&node, &["uncordon"]);
+        wait_until("the VIP is held again", MOVE, || node.held() && node.has_vip());
+    });
+}
+
+#[test]
+fn a_witness_votes_and_never_holds() {
+    isolated("a_witness_votes_and_never_holds", || {
+        let cluster = Cluster::start_with(&Lab::new(), 3, false, |c| {
+            c.timing = STEADY.into();
+            // The witness would be the first choice otherwise.
+            c.extra.push(if c.id == "n1" { "witness: true".into() } else { "witness: false".into() });
+        });
+        let watch = watch(&cluster);
+        let (first, _) = cluster.wait_settled();
+        assert_ne!(first, 0, "the witness holds");
+        assert!(cluster.nodes[0].wait_status().witness && !cluster.nodes[1].wait_status().witness);
+        // With one of the two gone, its vote makes the majority.
+        cluster.nodes[first].kill_both();
+        let second = cluster.wait_holder_other_than(first);
+        assert_eq!(second, 3 - first);
+        watch.wait_answer_by(&cluster.nodes[second].host, MOVE);
+        // A hand-over to it is refused, and so it can't hold alone.
+        wait_until("the dead node is known as lost", MOVE, || cluster.nodes[second].status().is_some());
+        refused(&cluster.nodes[second], &["handover", "--to", "n1"]);
+        assert!(!cluster.nodes[0].has_vip());
+        assert_eq!(cluster.nodes[0].wait_status().gains, 0);
+    });
+}
+
+/// The leader alone can't reach the servers: a connection through the VIP would end in a reset there.
+#[test]
+fn a_leader_that_reaches_no_backend_hands_over_to_one_that_does() {
+    isolated("a_leader_that_reaches_no_backend_hands_over_to_one_that_does", || {
+        let lab = Lab::new();
+        let web = lab.host("web");
+        let backend = lab::Backend::start(&web, 8080, lab::Kind::Name);
+        let cluster = Cluster::start_with(&lab, 3, false, |c| {
+            c.timing = STEADY.into();
+            c.balancer("web", 80, true, &[backend.yaml()]);
+            c.extra.push("trackBackends: true".into());
+        });
+        let watch = watch(&cluster);
+        let (old, _) = cluster.wait_settled();
+        assert_eq!(cluster.nodes[old].wait_status().reaches, Some(true));
+        cluster.nodes[old].host.sh(&format!("ip route add unreachable {}", web.ip4()));
+        cluster.nodes[old].wait_for_log("none of 1 backend", MOVE);
+        let new = cluster.wait_holder_other_than(old);
+        watch.wait_answer_by(&cluster.nodes[new].host, MOVE);
+        assert_eq!(cluster.nodes[old].wait_status().reaches, Some(false));
+        // Where nobody reaches it, nobody is better: the VIP stays.
+        let (leader, term) = cluster.wait_settled();
+        for node in cluster.nodes.iter().filter(|n| n.id() != cluster.nodes[old].id()) {
+            node.host.sh(&format!("ip route add unreachable {}", web.ip4()));
+            node.wait_for_log("none of 1 backend", MOVE);
+        }
+        never_within("the VIP moves to a node that is no better", secs(3), || (cluster.holders() != [leader]).then_some(()));
+        assert_eq!(cluster.wait_settled(), (leader, term));
+        cluster.nodes[old].host.sh(&format!("ip route del unreachable {}", web.ip4()));
+        cluster.nodes[old].wait_for_log("backends are reached again", MOVE);
+        watch.assert_one_holder();
+    });
+}

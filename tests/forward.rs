@@ -326,3 +326,119 @@ fn losing_the_vip_closes_its_connections() {
         });
     });
 }
+
+/// An open connection to an echo server, over which a byte has gone both ways.
+fn echoing(from: &Host, to: impl Into<IpAddr>, port: u16) -> TcpStream {
+    let mut stream = connect(from, to, port).expect("it accepts");
+    echo(&mut stream).expect("a byte comes back");
+    stream
+}
+
+fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])
+}
+
+#[track_caller]
+fn is_reset(mut stream: TcpStream, what: &str) {
+    let error = stream.read(&mut [0]).and_then(|n| if n == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) });
+    assert_eq!(error.map_err(|e| e.kind()), Err(ErrorKind::ConnectionReset), "{what}");
+}
+
+/// Three nodes whose port 80 is on all their addresses, and port 81 on the VIP.
+fn draining(lab: &Lab, backend: &Backend, drain: &str) -> Cluster {
+    let cluster = Cluster::start_with(lab, 3, false, |c| {
+        c.balancer("own", 80, false, &[backend.yaml()]);
+        c.balancer("vip", 81, true, &[backend.yaml()]);
+        c.extra.push(format!("drain: {drain}"));
+    });
+    cluster.wait_settled();
+    wait_until("VIP:81 accepts", secs(10), || connect(&cluster.client, VIP4, 81).is_ok());
+    cluster
+}
+
+#[test]
+fn connections_that_need_no_vip_outlive_a_stop_and_end_in_order() {
+    isolated("connections_that_need_no_vip_outlive_a_stop_and_end_in_order", || {
+        let lab = Lab::new();
+        let backend = Backend::start(&lab.host("web"), 8080, Kind::Echo);
+        let cluster = draining(&lab, &backend, "60s");
+        let (old, _) = cluster.wait_settled();
+        let node = &cluster.nodes[old];
+        let mut own = echoing(&cluster.client, node.host.ip4(), 80);
+        let (on_vip, through_vip) = (echoing(&cluster.client, VIP4, 81), echoing(&cluster.client, VIP4, 80));
+        node.signal(Signal::SIGTERM);
+        is_reset(on_vip, "a connection to the VIP's own listener");
+        is_reset(through_vip, "a connection to the VIP through a listener on all addresses");
+        cluster.wait_holder_other_than(old);
+        node.wait_for_log("draining 1 connections for up to 60 s", secs(10));
+        echo(&mut own).expect("the connection goes on after the stop");
+        assert!(connect(&cluster.client, node.host.ip4(), 80).is_err(), "a stopping node accepts no more");
+        own.shutdown(Shutdown::Write).expect("half-close");
+        assert_eq!(read_text(&own).expect("an end in order"), "");
+        assert!(node.wait_exit(secs(10)).success());
+        node.wait_for_log("all have ended: 0 connections cut", secs(5));
+    });
+}
+
+#[test]
+fn a_second_signal_ends_the_drain() {
+    isolated("a_second_signal_ends_the_drain", || {
+        told_twice(Node::signal_daemon);
+    });
+}
+
+#[test]
+fn a_second_signal_to_the_keeper_ends_the_drain() {
+    isolated("a_second_signal_to_the_keeper_ends_the_drain", || {
+        told_twice(Node::signal);
+    });
+}
+
+fn told_twice(signal: fn(&Node, Signal)) {
+    let lab = Lab::new();
+    let backend = Backend::start(&lab.host("web"), 8080, Kind::Echo);
+    let cluster = draining(&lab, &backend, "60s");
+    let (old, _) = cluster.wait_settled();
+    let node = &cluster.nodes[old];
+    let own = echoing(&cluster.client, node.host.ip4(), 80);
+    signal(node, Signal::SIGTERM);
+    node.wait_for_log("draining 1 connections", secs(10));
+    signal(node, Signal::SIGTERM);
+    is_reset(own, "a connection that was cut");
+    assert!(node.wait_exit(secs(10)).success());
+    node.wait_for_log("told again: 1 connections cut", secs(5));
+}
+
+#[test]
+fn without_a_drain_connections_end_with_the_stop() {
+    isolated("without_a_drain_connections_end_with_the_stop", || {
+        let lab = Lab::new();
+        let backend = Backend::start(&lab.host("web"), 8080, Kind::Echo);
+        let cluster = draining(&lab, &backend, "0s");
+        let (old, _) = cluster.wait_settled();
+        let own = echoing(&cluster.client, cluster.nodes[old].host.ip4(), 80);
+        assert!(cluster.nodes[old].stop(Signal::SIGTERM).success());
+        is_reset(own, "a connection that was cut");
+        assert!(!cluster.nodes[old].log().contains("draining"));
+    });
+}
+
+#[test]
+fn a_cordon_resets_what_needs_the_vip_and_nothing_else() {
+    isolated("a_cordon_resets_what_needs_the_vip_and_nothing_else", || {
+        let lab = Lab::new();
+        let backend = Backend::start(&lab.host("web"), 8080, Kind::Echo);
+        let cluster = draining(&lab, &backend, "5s");
+        let (old, _) = cluster.wait_settled();
+        let mut own = echoing(&cluster.client, cluster.nodes[old].host.ip4(), 80);
+        let (on_vip, through_vip) = (echoing(&cluster.client, VIP4, 81), echoing(&cluster.client, VIP4, 80));
+        let (ok, out, error) = cluster.nodes[old].tell(&["cordon"]);
+        assert!(ok, "{out}{error}");
+        is_reset(on_vip, "a connection to the VIP's own listener");
+        is_reset(through_vip, "a connection to the VIP through a listener on all addresses");
+        cluster.wait_holder_other_than(old);
+        echo(&mut own).expect("the node itself goes on");
+        echo(&mut echoing(&cluster.client, cluster.nodes[old].host.ip4(), 80)).expect("and accepts");
+    });
+}

@@ -2,6 +2,7 @@
 
 mod lab;
 
+use kube_vip::reactor;
 use kube_vip::release::{Key, Notice};
 use kube_vip::sys::caps;
 use kube_vip::sys::clock;
@@ -123,7 +124,7 @@ fn the_kernel_removes_it_when_the_keeper_is_killed() {
             println!("{vip}: the kernel removed it {took:?} after SIGKILL; the bound is {:?}", vip::lifetime_bound(HOLD));
             assert!(took < vip::lifetime_bound(HOLD) + ms(500), "{took:?}");
             assert!(
-                smol::block_on(async { k.link.as_ref().expect("a link").next().await }).is_err(),
+                reactor::block_on(async { k.link.as_ref().expect("a link").next().await }).expect("a reactor").is_err(),
                 "the daemon learns of it"
             );
         }

@@ -47,6 +47,32 @@ fn arp_watch_tells_one_holder_from_two() {
 }
 
 #[test]
+fn a_port_can_lose_the_frames_of_one_sender() {
+    isolated("a_port_can_lose_the_frames_of_one_sender", || {
+        let lab = Lab::new();
+        let [a, b, c] = ["a", "b", "c"].map(|name| lab.host(name));
+        let pings = |from: &lab::Host, to: &lab::Host| {
+            Prober::start(from, to.ip4()).wait_answer(secs(5)); // the way is known and open
+        };
+        pings(&a, &b);
+        let watch = ArpWatch::start(&c, b.ip4());
+        let deaf = Prober::start(&a, b.ip4());
+        deaf.wait_answer(secs(5));
+        b.stop_hearing(&a);
+        b.stop_hearing(&c);
+        watch.wait_silence(5, secs(5));
+        b.hear_all();
+        b.stop_hearing(&a);
+        let since = std::time::Instant::now();
+        watch.wait_answer_by(&b, secs(5));
+        pings(&c, &b);
+        assert_eq!(deaf.first_answer_after(since), None, "a's frames reached b");
+        b.hear_all();
+        pings(&a, &b);
+    });
+}
+
+#[test]
 fn prober_measures_outages() {
     isolated("prober_measures_outages", || {
         let lab = Lab::new();

@@ -15,9 +15,7 @@ fn capabilities(pid: i32, which: &str) -> u64 {
 }
 
 fn status_text(node: &Node) -> (bool, String, String) {
-    let out = node.host.run(lab::node::kube_vip().arg("status").arg("-c").arg(node.file()));
-    let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
-    (out.status.success(), text(&out.stdout), text(&out.stderr))
+    node.tell(&["status"])
 }
 
 #[test]
@@ -138,5 +136,44 @@ fn the_log_tells_the_story_and_does_not_chatter() {
         for node in &cluster.nodes {
             assert!(!node.log().contains("panicked"), "{}", node.log());
         }
+    });
+}
+
+/// The scheduling policy of each thread of a process, its first thread's first: 0 as usual, 2 SCHED_RR (proc(5), field 41 of stat).
+fn policies(pid: i32) -> Vec<u32> {
+    let mut threads: Vec<i32> = std::fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("the process runs")
+        .map(|entry| entry.expect("an entry").file_name().to_string_lossy().parse().expect("a number"))
+        .collect();
+    threads.sort_by_key(|thread| *thread != pid);
+    let policy = |thread: &i32| {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/task/{thread}/stat")).ok()?;
+        stat.rsplit(')').next()?.split_whitespace().nth(38)?.parse().ok()
+    };
+    threads.iter().filter_map(policy).collect()
+}
+
+/// Whether it is allowed is the machine's business; but nobody is left to wonder.
+#[test]
+fn the_daemon_runs_in_real_time_or_says_why_not() {
+    isolated("the_daemon_runs_in_real_time_or_says_why_not", || {
+        let host = Lab::new().host("n1");
+        let mut config = NodeConfig::single(&host);
+        let node = Node::start(&host, &config);
+        wait_until("the VIP is held", secs(20), || node.has_vip());
+        let told = node.log().contains("no real-time scheduling");
+        let policies = self::policies(node.daemon_pid());
+        println!("daemon's threads: {policies:?}");
+        assert_eq!(policies[0], if told { 0 } else { 2 }, "{}", node.log());
+        assert!(policies[1..].iter().all(|p| *p == 0), "helper threads run as usual: {policies:?}");
+        assert!(node.stop(Signal::SIGTERM).success());
+        let before = node.log().len();
+        config.extra.push("realtime: false".into());
+        let node = Node::start(&host, &config);
+        wait_until("the VIP is held", secs(20), || node.has_vip());
+        assert_eq!(self::policies(node.daemon_pid())[0], 0);
+        let log = node.log(); // of both runs
+        let news = log.get(before..).unwrap_or(&log);
+        assert!(!news.contains("real-time") && !news.contains("memory"), "{news}");
     });
 }

@@ -24,6 +24,8 @@ pub const EXPIRED: u8 = 1 << 3;
 pub const SETTLE: u8 = 1 << 4;
 /// Has them.
 pub const SETTLED: u8 = 1 << 5;
+/// The client came to the VIP: without it nothing reaches the client any more.
+pub const ON_VIP: u8 = 1 << 6;
 
 /// One connection. Small, because there may be very many idle ones: see the size test below.
 #[derive(Debug)]

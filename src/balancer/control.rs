@@ -2,12 +2,11 @@
 
 use super::engine::Engine;
 use super::{OpenError, Spec};
+use crate::reactor::Reactor;
 use crate::status::BalancerStatus;
-use crate::sys::epoll::Bell;
 use std::cell::RefCell;
 use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
 
 /// The listeners and all connections. To be handed to [`super::block_on`]; dropping it resets what is open.
 #[derive(Debug)]
@@ -29,8 +28,8 @@ impl Forwarder {
         Ok((Forwarder(engine.clone()), Control(engine)))
     }
 
-    pub(super) fn bell(&self) -> Arc<Bell> {
-        self.0.borrow().bell()
+    pub(super) fn reactor(&self) -> Rc<Reactor> {
+        self.0.borrow().reactor()
     }
 
     pub(super) fn turn(&self) -> io::Result<()> {
@@ -46,7 +45,8 @@ impl Drop for Forwarder {
 
 impl Control {
     /// Whether this node holds the VIP. VIP listeners serve only meanwhile: connections that arrive at another time are reset,
-    /// and on loss all that came through them are (64 per turn, the executor polled in between). Starts as false.
+    /// and on loss all that came to the VIP, through any listener, are (64 per turn, the executor polled in between). Starts as
+    /// false.
     pub fn holding(&self, yes: bool) {
         self.0.borrow_mut().hold(yes);
     }
@@ -66,7 +66,13 @@ impl Control {
         self.0.borrow().open_connections()
     }
 
-    /// Connections open now on VIP listeners. After `holding(false)` it falls to 0 within a few turns.
+    /// Connections open now that don't need the VIP: they came to another address of this machine.
+    pub fn own_connections(&self) -> u64 {
+        let engine = self.0.borrow();
+        (engine.open_connections() as u64).saturating_sub(engine.vip_connections())
+    }
+
+    /// Connections open now that came to the VIP. After `holding(false)` it falls to 0 within a few turns.
     pub fn vip_connections(&self) -> u64 {
         self.0.borrow().vip_connections()
     }

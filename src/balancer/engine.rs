@@ -1,20 +1,21 @@
 //! The loop's one turn: events, accepts, connections with work, the sweep of timeouts.
 
 use super::choose::Tried;
-use super::conn::{CONNECTING, Conn, DOOMED, End, QUEUED};
+use super::conn::{CONNECTING, Conn, DOOMED, End, ON_VIP, QUEUED};
 use super::flow::{Bench, Half};
 use super::listen::{Listener, OpenError, open_all};
 use super::slab::{Key, Slab};
 use super::{Limits, Spec};
+use crate::reactor::{self, Reactor};
 use crate::status::{BackendStatus, BalancerStatus};
 use crate::sys::clock::{self, Instant};
-use crate::sys::epoll::{BATCH, Bell, Epoll, Event};
+use crate::sys::epoll::{BATCH, Event};
 use crate::sys::tcp;
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind::WouldBlock};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// A batch of work ends after about this time, so that the executor gets its turn.
@@ -31,8 +32,7 @@ const SPARED_FDS: usize = 64;
 /// Everything that the forwarder knows.
 #[derive(Debug)]
 pub struct Engine {
-    pub(super) epoll: Epoll,
-    bell: Arc<Bell>,
+    pub(super) reactor: Rc<Reactor>,
     pub(super) slab: Slab<Conn>,
     queue: VecDeque<Key>,
     pub(super) listeners: Vec<Listener>,
@@ -43,6 +43,9 @@ pub struct Engine {
     pub(super) spare: Option<OwnedFd>,
     holding: bool,
     always: bool,
+    vip: IpAddr,
+    /// Connections that came to the VIP, through any listener, where they end with the hold.
+    pub(super) on_vip: u64,
     began: Instant,
     pub(super) now: Instant,
     pub(super) next_sweep: Instant,
@@ -52,9 +55,7 @@ pub struct Engine {
     ports_told: Option<Instant>,
 }
 
-/// Tokens: a connection's stamp (never 0), slot and end; or 0 and the number of a listener; or 0 and all ones for the bell.
-const BELL: u64 = u32::MAX as u64;
-
+/// Tokens: a connection's stamp (never 0), slot and end; or 0 and the number of a listener.
 pub(super) fn token(key: Key, end: End) -> u64 {
     u64::from(key.stamp) << 32 | u64::from(key.index) << 1 | end as u64
 }
@@ -64,20 +65,17 @@ impl Engine {
     pub fn open(spec: Spec) -> Result<Self, OpenError> {
         let fds = tcp::raise_fd_limit().map_or(1024, |n| usize::try_from(n).unwrap_or(usize::MAX));
         let listeners = open_all(&spec)?;
-        let epoll = Epoll::new()?;
-        let bell = Arc::new(Bell::new()?);
-        epoll.add_source(&bell, BELL)?;
+        let reactor = reactor::current()?;
         for (i, listener) in listeners.iter().enumerate() {
             if let Some(fd) = &listener.fd {
-                epoll.add_source(fd, i as u64)?;
+                reactor.add_source(fd, i as u64)?;
             }
         }
         let spared = SPARED_FDS + 2 * spec.limits.pipes + listeners.len();
         let by_fds = (fds.saturating_sub(spared) / 2).clamp(16, 65536);
         let now = clock::now();
         Ok(Self {
-            epoll,
-            bell,
+            reactor,
             slab: Slab::new(),
             queue: VecDeque::new(),
             listeners,
@@ -87,6 +85,8 @@ impl Engine {
             spare: None,
             holding: false,
             always: spec.serve_vip_always,
+            vip: spec.vip,
+            on_vip: 0,
             began: now,
             now,
             next_sweep: now,
@@ -97,26 +97,13 @@ impl Engine {
         })
     }
 
-    pub fn bell(&self) -> Arc<Bell> {
-        self.bell.clone()
+    pub fn reactor(&self) -> Rc<Reactor> {
+        self.reactor.clone()
     }
 
     /// Sleeps until there is something to do, unless there is, and does one bounded batch of it.
     pub fn turn(&mut self) -> io::Result<()> {
-        let timeout = self.timeout();
-        let n = match timeout == Some(Duration::ZERO) || !self.bell.may_sleep() {
-            true => self.epoll.wait(Some(Duration::ZERO))?,
-            false => {
-                let n = self.epoll.wait(timeout)?;
-                self.bell.awake();
-                n
-            }
-        };
-        self.now = clock::now();
-        // All events are noted before any descriptor is closed, so none can reach a later user of its number.
-        for i in 0..n {
-            self.note(self.epoll.event(i));
-        }
+        self.now = self.reactor().wait(self.timeout(), |event| self.note(event))?;
         self.accept_some();
         self.run_some();
         if self.now >= self.next_sweep {
@@ -191,7 +178,7 @@ impl Engine {
             return self.pause(&format!("{} connections are open, the limit", self.max_connections));
         }
         if self.spare.is_none() {
-            match self.epoll.duplicate() {
+            match self.reactor.duplicate() {
                 Ok(fd) => self.spare = Some(fd),
                 Err(e) => return self.pause(&format!("no descriptor for a backend's socket: {e}")),
             }
@@ -216,6 +203,10 @@ impl Engine {
         }
         listener.accepted += 1;
         listener.open += 1;
+        let came_to_vip = |client| tcp::local_address(client).is_some_and(|local| local.ip().to_canonical() == self.vip);
+        // Where somebody else moves the VIP, nothing here ends with it.
+        let on_vip = !self.always && (listener.vip || came_to_vip(&client));
+        self.on_vip += u64::from(on_vip);
         let conn = Conn {
             client: Half::new(Some(client)),
             backend: Half::new(None),
@@ -223,7 +214,7 @@ impl Engine {
             touched: self.stamp(),
             listener: i as u16,
             target: 0,
-            state: CONNECTING,
+            state: if on_vip { CONNECTING | ON_VIP } else { CONNECTING },
         };
         let key = self.slab.insert(conn);
         match self.register(key, End::Client) {
@@ -269,8 +260,7 @@ impl Engine {
         if !lost {
             return;
         }
-        let listeners = &self.listeners;
-        let on_vip = self.slab.iter_mut().filter(|(_, conn)| listeners[usize::from(conn.listener)].vip);
+        let on_vip = self.slab.iter_mut().filter(|(_, conn)| conn.is(ON_VIP));
         let doomed: Vec<Key> = on_vip.map(|(key, conn)| (conn.state |= DOOMED, key).1).collect();
         for key in doomed {
             self.enqueue(key);
@@ -298,7 +288,7 @@ impl Engine {
     }
 
     pub fn vip_connections(&self) -> u64 {
-        self.listeners.iter().filter(|l| l.vip).map(|l| l.open).sum()
+        self.on_vip
     }
 
     pub fn accept_pauses(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! The life of a connection in the engine: dial, its turns, timeouts, its end.
 
 use super::choose::Change;
-use super::conn::{CONNECTING, Conn, DOOMED, EXPIRED, End, QUEUED, SETTLE, SETTLED, Verdict};
+use super::conn::{CONNECTING, Conn, DOOMED, EXPIRED, End, ON_VIP, QUEUED, SETTLE, SETTLED, Verdict};
 use super::engine::{Engine, SWEEP, is_local_shortage, token};
 use super::flow::{DEAD, Half, WRITABLE};
 use super::slab::Key;
@@ -50,7 +50,7 @@ impl Engine {
     /// Registers one end, once and for all events.
     pub(super) fn register(&mut self, key: Key, end: End) -> io::Result<()> {
         match self.slab.get_mut(key).and_then(|conn| conn.end(end).fd()) {
-            Some(fd) => self.epoll.add(fd, token(key, end)),
+            Some(fd) => self.reactor.add(fd, token(key, end)),
             None => Ok(()),
         }
     }
@@ -159,6 +159,7 @@ impl Engine {
         let Some(mut conn) = self.slab.remove(key) else { return };
         let listener = &mut self.listeners[usize::from(conn.listener)];
         listener.open -= 1;
+        self.on_vip -= u64::from(conn.is(ON_VIP));
         if !conn.is(CONNECTING) {
             listener.backends[usize::from(conn.target)].open -= 1;
         }

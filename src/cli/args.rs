@@ -27,6 +27,12 @@ pub enum Command {
     Start(Start),
     /// Ask the running node.
     Status(Status),
+    /// Move the VIP.
+    HandOver(HandOver),
+    /// Hold no more.
+    Cordon(Cordon),
+    /// Hold again.
+    Uncordon(Uncordon),
     /// Remove left-overs.
     Cleanup(Cleanup),
     /// Say which program this is.
@@ -183,6 +189,36 @@ pub struct Status {
     /// print JSON, for machines
     #[argh(switch)]
     pub json: bool,
+}
+
+/// move the VIP from this running node to another: at once, and without a gap where both are well
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "handover")]
+pub struct HandOver {
+    /// the configuration the node was started with
+    #[argh(option, short = 'c', arg_name = "file")]
+    pub config: PathBuf,
+    /// the id of the node that gets it (the ready one of highest priority)
+    #[argh(option, arg_name = "id")]
+    pub to: Option<String>,
+}
+
+/// maintenance: this running node goes on voting, but gives the VIP away and does not take it, also after a restart, until `uncordon`
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "cordon")]
+pub struct Cordon {
+    /// the configuration the node was started with
+    #[argh(option, short = 'c', arg_name = "file")]
+    pub config: PathBuf,
+}
+
+/// end maintenance: this running node may hold the VIP again
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(subcommand, name = "uncordon")]
+pub struct Uncordon {
+    /// the configuration the node was started with
+    #[argh(option, short = 'c', arg_name = "file")]
+    pub config: PathBuf,
 }
 
 /// remove a VIP that an earlier run of this program left behind, and nothing else

@@ -6,7 +6,8 @@
 use crate::config::nearest;
 
 /// The commands, for look-up and suggestions.
-pub(super) const COMMANDS: [&str; 6] = ["sample", "check", "start", "status", "cleanup", "version"];
+pub(super) const COMMANDS: [&str; 9] =
+    ["sample", "check", "start", "status", "handover", "cordon", "uncordon", "cleanup", "version"];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
@@ -49,7 +50,8 @@ fn known(words: &[&str]) -> &'static [Flag] {
         ["start"] => START,
         ["check"] => &[CONFIG, Flag("here", None, Switch)],
         ["status"] => &[CONFIG, Flag("json", None, Switch)],
-        ["cleanup"] => &[CONFIG],
+        ["handover"] => &[CONFIG, Flag("to", None, Value)],
+        ["cordon" | "uncordon" | "cleanup"] => &[CONFIG],
         ["sample", "config"] => SAMPLE_CONFIG,
         ["sample", "manifest"] => &[CONFIG, Flag("image", None, Value)],
         _ => &[],
@@ -93,7 +95,7 @@ fn complete(words: &[&str], out: &[String]) -> Result<(), String> {
             Err("sample of what? `kube-vip sample config > config.yaml` or `kube-vip sample manifest > kube-vip.yaml`"
                 .to_owned())
         }
-        [command @ ("start" | "check" | "status" | "cleanup")] if !out.iter().any(|o| o == "--config") => Err(format!(
+        [command] if *command != "version" && !out.iter().any(|o| o == "--config") => Err(format!(
             "{command} needs a configuration: `kube-vip {command} -c config.yaml` (`kube-vip sample config > config.yaml` prints one)"
         )),
         _ => Ok(()),
@@ -220,6 +222,7 @@ mod tests {
             ("sample config --arp --lbBindToVip=false", "sample config --arp true --lbbindtovip false"),
             ("sample config --arp false --vip -x", "sample config --arp false --vip -x"),
             ("check -h", "check --help"),
+            ("handover -cf --TO=b", "handover --config f --to b"),
             ("help", "--help"),
         ] {
             assert_eq!(run(line).as_deref(), Ok(want), "{line}");
@@ -238,6 +241,10 @@ mod tests {
             ("start -c", "wants a value"),
             ("check config.yaml", "as in `kube-vip check -c config.yaml`"),
             ("version --json", "only --help"),
+            ("handovr -c f", "did you mean `handover`?"),
+            ("handover n2 -c f", "as in `kube-vip handover -c config.yaml`"),
+            ("cordon", "kube-vip cordon -c config.yaml"),
+            ("cordon -c f --to b", "--to is no flag here"),
             ("version extra", "write `kube-vip version` alone"),
             ("sample", "kube-vip sample config > config.yaml"),
             ("start -d", "kube-vip start -c config.yaml"),

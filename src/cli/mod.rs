@@ -6,6 +6,7 @@ mod cleanup; // remove a VIP left behind
 mod exit; // the one table of exit codes
 mod flags; // argv of people and of 2020 → argv of argh
 mod logger; // the log that neither blocks nor ends the program
+mod orders; // tell the running node what to do
 mod sample; // a configuration or static Pod to edit
 mod start; // run the node
 mod status; // ask the running node
@@ -35,6 +36,8 @@ Commands:
   check             check a configuration; with --here also against this machine
   start             run this node
   status            ask the running node; --json for machines
+  handover          move the VIP to another node; --to ID names it
+  cordon, uncordon  this node votes but does not hold the VIP; it may again
   cleanup           remove a VIP that an earlier run left behind
   version           print version, target and revision (also --version, -v, -V)
 
@@ -77,6 +80,9 @@ fn dispatch(command: &Command) -> Exit {
     match command {
         Command::Start(args) => start::run(args),
         Command::Status(args) => status::run(args),
+        Command::HandOver(args) => orders::hand_over(args),
+        Command::Cordon(args) => orders::cordon(args),
+        Command::Uncordon(args) => orders::uncordon(args),
         Command::Cleanup(args) => cleanup::run(args),
         Command::Check(args) => check::run(args),
         Command::Sample(sample) => match &sample.what {
@@ -87,7 +93,7 @@ fn dispatch(command: &Command) -> Exit {
     }
 }
 
-/// Reads the configuration for a command that only needs to know the node (`status`, `cleanup`); warnings are left to `start` and
+/// Reads the configuration for a command that only needs to know the node (`status`, `handover`, `cleanup` …); warnings are left to `start` and
 /// `check`.
 ///
 /// # Errors

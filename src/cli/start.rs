@@ -16,7 +16,6 @@ use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Runs the command.
 pub fn run(args: &Start) -> Exit {
@@ -55,7 +54,11 @@ fn gist(config: &Config) {
         config.local.id,
         config.vip,
         config.interface,
-        if config.disable_vip { " (disabled here)" } else { "" },
+        match (config.disable_vip, config.witness) {
+            (true, _) => " (disabled here)",
+            (false, true) => " (never here: a witness)",
+            (false, false) => "",
+        },
         timing.heartbeat.as_millis(),
         timing.lease.as_millis(),
         config.balancers.len()
@@ -100,10 +103,26 @@ fn keep(keeper: Keeper, link: OwnedFd, pid: Pid, other_user: bool) -> Exit {
 
 fn run_daemon(config: Config, link: Option<OwnedFd>, key: Key) -> Result<Exit, Failure> {
     let signals = Signals::open(&STOP).map_err(failed("open a signalfd"))?;
+    if config.realtime {
+        be_punctual();
+    }
     caps::drop_to_unprivileged(config.user.as_deref(), config.group.as_deref())
         .map_err(|e| (Exit::Privileges, e.to_string()))?;
     let link = link.map(|fd| KeeperLink::new(fd, config.vip)).transpose().map_err(failed("use the socket to the keeper"))?;
     Ok(if daemon::run(config, link, signals, key) { Exit::Fine } else { Exit::Failed })
+}
+
+/// Runs before other work of the machine, and never waits for a page from a disk, as far as this machine allows.
+fn be_punctual() {
+    let scheduled = process::run_first(process::priority::DAEMON).map_err(|e| format!("no real-time scheduling ({e})"));
+    let locked = process::lock_growing_memory().map_err(|e| format!("memory is not locked ({e})"));
+    let refused: Vec<String> = [scheduled, locked].into_iter().filter_map(Result::err).collect();
+    if !refused.is_empty() {
+        info!(
+            "{}: the daemon may act late on a busy machine. Allow it (CAP_SYS_NICE, CAP_SYS_RESOURCE or their limits), or set realtime: false",
+            refused.join(", ")
+        );
+    }
 }
 
 /// The record of ownership lives beside the control socket: like an address, it ends with this boot.
@@ -119,7 +138,8 @@ fn keeper_spec(config: &Config, key: &Key) -> KeeperSpec {
         hold: daemon::hold_of(config),
         state_file: state_file(config),
         notify: daemon::notify_of(config, key),
-        drain: Duration::ZERO,
+        drain: config.drain,
+        realtime: config.realtime,
     }
 }
 

@@ -20,7 +20,8 @@ pub fn run(args: &Status) -> Exit {
     }
 }
 
-fn failed(why: &str) -> Exit {
+/// Says why a command failed.
+pub fn failed(why: &str) -> Exit {
     eprintln!("kube-vip: {why}");
     Exit::Failed
 }

@@ -6,24 +6,31 @@ mod answer;
 pub mod disk;
 mod driver;
 pub mod fingerprint;
+mod handover;
 mod network;
+mod peer;
 mod peers;
+mod record;
 pub mod rules;
 pub mod runtime;
 mod shared;
+mod standing;
 pub mod types;
 pub mod vote;
 pub mod wake;
 
+pub use peers::wires::{Label, Wires};
+
+use crate::reactor::Async;
 use crate::release::Key;
 use crate::sys::clock::Instant;
-use rules::hold::HoldRule;
+use rules::hold::{HoldRule, hold_of};
+use rules::promise::{Promise, unfenced_wait};
 use rules::quiet::quiet_for;
 use shared::Shared;
-use smol::Async;
 use smol::channel::{Receiver, bounded};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -73,6 +80,11 @@ pub struct Member {
 }
 
 impl Spec {
+    /// How long a peer keeps its promise to a leader without kernel fence.
+    fn unfenced_wait(&self) -> Duration {
+        if self.fence_fast { self.lease } else { unfenced_wait(self.lease, hold_of(self.lease), self.drop_margin) }
+    }
+
     /// This node's own entry.
     pub fn own(&self) -> &Member {
         self.members.iter().find(|m| m.id == self.id).expect("the checked configuration lists the local node")
@@ -116,6 +128,12 @@ pub struct View {
     pub leader: Option<String>,
     /// Whether vote and log reach the disk.
     pub disk_ok: bool,
+    /// This node's kernel fence is in place.
+    pub fenced: bool,
+    /// How late the last deadline fired, and the worst of the last minute. Half of lease − hold is too late.
+    pub loop_delay: Duration,
+    /// See `loop_delay`.
+    pub loop_delay_max: Duration,
     /// The other nodes.
     pub peers: Vec<PeerView>,
 }
@@ -131,48 +149,79 @@ pub struct PeerView {
     pub last_contact: Option<Instant>,
     /// Why it is not connected.
     pub problem: Option<String>,
+    /// What it last said of itself; none: it never spoke.
+    pub says: Option<Says>,
+}
+
+/// What a peer last said of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Says {
+    /// It could hold the VIP.
+    pub fit: bool,
+    /// Its kernel fence is in place.
+    pub fenced: bool,
+    /// It reaches a backend, or does not look.
+    pub reaches: bool,
 }
 
 impl Cluster {
-    /// Opens the disk, starts raft, the peers and the driver on the current executor. Errors are for the user as they are.
+    /// Opens the disk, starts raft, the driver and the peers on the current executor. Errors are for the user as they are.
     pub async fn start(spec: Spec) -> Result<(Cluster, Receiver<Event>), String> {
+        let address = spec.own().address;
+        let (cluster, events) = Self::start_node(spec).await?;
+        runtime::spawn(peers::serve(cluster.shared.clone(), listen(address)?));
+        runtime::spawn(peers::read_notices(cluster.shared.clone(), listen_for_notices(address)?));
+        for index in 0..cluster.shared.peers.len() {
+            runtime::spawn(peers::keep_connected(cluster.shared.clone(), index));
+        }
+        Ok((cluster, events))
+    }
+
+    /// The same without any way to the peers: a simulator carries the frames, by [`Cluster::wires`].
+    pub async fn start_node(spec: Spec) -> Result<(Cluster, Receiver<Event>), String> {
         let ids = || spec.members.iter().map(|m| m.id.as_str());
         let hash = peers::hello::cluster_hash(ids(), Some(spec.vip));
         let disk = disk::Disk::open(&spec.state_dir, &spec.id).map_err(|e| e.to_string())?;
         let members_hash = peers::hello::cluster_hash(ids(), None);
         same_members(&disk, members_hash, &spec)?;
-        let quiet = quiet_for(spec.lease, disk.recorded_lease());
+        let unfenced = spec.unfenced_wait();
+        let quiet = quiet_for(spec.lease, unfenced, disk.recorded_lease());
         let quiet_until = runtime::now() + quiet;
         log::info!("quiet for {} ms: promises of an earlier run may still count", quiet.as_millis());
-        let listener = listen(spec.own().address)?;
         let hello = peers::hello::Hello {
             cluster: hash,
             id: spec.id.clone(),
             to: spec.id.clone(),
             lease_ms: millis(spec.lease),
             heartbeat_ms: millis(spec.heartbeat),
+            fence_fast: spec.fence_fast,
             incarnation: runtime::random(),
         };
         let hold = HoldRule::new(spec.lease, spec.drop_margin);
         let lease = spec.lease;
-        let shared = Rc::new(Shared::new(spec, hello, hold, quiet_until));
+        let promise = Promise::new(lease, unfenced);
+        let shared = Rc::new(Shared::new(spec, hello, hold, promise, quiet_until));
         // On the device before this node makes any promise that the next run must wait out.
-        disk.record_lease(lease).await;
+        disk.record_lease(quiet).await;
         disk.record_cluster(members_hash).await;
         let (network, log, machine) = (network::Network(shared.clone()), disk.log_store(), disk.machine());
         let raft = Raft::new(shared.me.clone(), raft_config(lease)?, network, log, machine).await;
         shared.set_raft(raft.map_err(|e| format!("can't start raft: {e}"))?);
-        let cluster = Cluster { shared, disk_ok: disk.disk_ok_cell() };
-        let events = cluster.spawn_tasks(listener);
+        let cluster = Cluster { disk_ok: disk.disk_ok_cell(), shared };
+        cluster.shared.set_record(record::Record::new(disk, quiet));
+        let events = cluster.spawn_driver();
         Ok((cluster, events))
     }
 
-    fn spawn_tasks(&self, listener: Async<TcpListener>) -> Receiver<Event> {
+    /// This node's end of its links, for whoever carries the frames instead of TCP.
+    pub fn wires(&self) -> Wires {
+        Wires::new(self.shared.clone())
+    }
+
+    fn spawn_driver(&self) -> Receiver<Event> {
         let (sender, events) = bounded(16);
-        runtime::spawn(peers::serve(self.shared.clone(), listener));
-        for index in 0..self.shared.peers.len() {
-            runtime::spawn(peers::keep_connected(self.shared.clone(), index));
-        }
+        let quiet = self.shared.clone();
+        runtime::spawn(async move { quiet.forget_earlier_promises().await });
         let driver = driver::Driver::new(self.shared.clone(), sender.clone());
         let shared = self.shared.clone();
         runtime::spawn(async move {
@@ -196,21 +245,21 @@ impl Cluster {
 
     /// Whether this node's kernel fence is in place; peers wait for the lifetime of an unfenced leader's address.
     pub fn set_fenced(&self, fenced: bool) {
-        let _ = fenced;
+        self.shared.hold.borrow_mut().set_fenced(runtime::now(), fenced);
     }
 
     /// Whether this node reaches a backend (`trackBackends`); a leader that reaches none hands over to a peer that does.
     pub fn set_reaches(&self, reaches: bool) {
-        let _ = reaches;
+        self.shared.set_reaches(reaches);
     }
 
-    /// Lets the VIP go and hands the leadership to this peer, or to the best one; returns who leads now.
+    /// Lets the VIP go and hands the leadership to this peer, or to the best one; returns who leads now. Takes a few milliseconds, at
+    /// most two leases and the time until the VIP is seen gone.
     ///
     /// # Errors
-    /// Text for the user: this node does not lead, no peer is ready, or the transfer failed.
+    /// Text for the user: this node does not lead, the peer (or no peer) is ready, or another node leads now, or none.
     pub async fn hand_over(&self, to: Option<NodeId>) -> Result<NodeId, String> {
-        let _ = to;
-        Err("not yet".to_string())
+        handover::hand_over(&self.shared, to).await
     }
 
     /// Lets the VIP go, hands the leadership to the best peer, and returns when another leads or two leases have passed.
@@ -229,12 +278,14 @@ impl Cluster {
         use openraft::async_runtime::watch::WatchReceiver;
         let metrics = self.shared.raft().metrics();
         let m = metrics.borrow_watched();
-        let quiet = runtime::now() < self.shared.quiet_until;
         View {
-            role: if quiet { "quiet" } else { role(m.state) },
+            role: if self.shared.is_quiet() { "quiet" } else { role(m.state) },
             term: m.current_term,
             leader: m.current_leader.as_ref().map(|l| l.to_string()),
             disk_ok: self.disk_ok.get(),
+            fenced: self.shared.hold.borrow().is_fenced(),
+            loop_delay: self.shared.lateness.borrow().last(),
+            loop_delay_max: self.shared.lateness.borrow().longest(runtime::now()),
             peers: self.shared.peers.iter().map(peer_view).collect(),
         }
     }
@@ -254,7 +305,8 @@ fn same_members(disk: &disk::Disk, hash: u64, spec: &Spec) -> Result<(), String>
 
 fn peer_view(peer: &shared::Peer) -> PeerView {
     let (id, address) = (peer.id.to_string(), peer.address);
-    PeerView { id, address, last_contact: peer.last_contact(), problem: peer.problem() }
+    let says = peer.flags().map(|f| Says { fit: f.fit, fenced: f.fenced, reaches: f.reaches });
+    PeerView { id, address, last_contact: peer.last_contact(), problem: peer.problem(), says }
 }
 
 fn role(state: types::ServerState) -> &'static str {
@@ -286,6 +338,20 @@ fn listen(address: SocketAddr) -> Result<Async<TcpListener>, String> {
     };
     bound().map_err(|e| {
         format!("can't listen on {address} for peers: {e} (is localPeer.address on this machine, and the port free?)")
+    })
+}
+
+/// The keepers' notices come to the same port, over UDP.
+fn listen_for_notices(address: SocketAddr) -> Result<Async<UdpSocket>, String> {
+    let bound = || -> std::io::Result<Async<UdpSocket>> {
+        let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
+        // Room for a few notices of each peer; what a flood brings beside them the kernel drops.
+        socket.set_recv_buffer_size(16 << 10)?;
+        socket.bind(&SockAddr::from(address))?;
+        Async::new(UdpSocket::from(socket))
+    };
+    bound().map_err(|e| {
+        format!("can't listen on {address} over UDP for the peers' keepers: {e} (does another program have the port?)")
     })
 }
 

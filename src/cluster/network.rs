@@ -59,6 +59,17 @@ impl Client {
         call.or(late).await
     }
 
+    async fn transfer(&self, req: TransferLeaderRequest, option: RPCOption) -> Result<TransferLeaderResponse, Unreachable> {
+        let Some(secret) = self.shared.secret(&VoteId::of(req.from_leader())) else {
+            sleep(PACE).await;
+            return Err(Unreachable::from_string("this vote may still hold the VIP: it can't be handed over"));
+        };
+        match self.call(Request::Transfer(req, secret), option.hard_ttl()).await? {
+            Response::Transfer(answer) => Ok(answer),
+            _ => Err(wrong_answer()),
+        }
+    }
+
     /// A spent vote no longer speaks as leader.
     async fn not_spent(&self, vote: &Vote) -> Result<(), Unreachable> {
         if !self.shared.hold.borrow().is_spent(&VoteId::of(vote)) {
@@ -82,7 +93,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse, RPCError> {
         self.not_spent(&rpc.vote).await?;
-        match self.call(Request::Append(rpc), option.hard_ttl()).await? {
+        let commitment = self.shared.commitment(&VoteId::of(&rpc.vote));
+        match self.call(Request::Append(rpc, commitment), option.hard_ttl()).await? {
             Response::Append(answer) => Ok(answer),
             _ => Err(wrong_answer().into()),
         }
@@ -90,15 +102,14 @@ impl RaftNetworkV2<TypeConfig> for Client {
 
     async fn vote(&mut self, rpc: VoteRequest, option: RPCOption) -> Result<VoteResponse, RPCError> {
         self.shared.campaigns(VoteId::of(&rpc.vote), now());
-        let told_by = self.shared.told_by().filter(|_| rpc.leadership_transfer);
-        match self.call(Request::Vote(rpc, told_by), option.hard_ttl()).await? {
+        match self.call(Request::Vote(rpc, self.shared.proof()), option.hard_ttl()).await? {
             Response::Vote(answer) => Ok(answer),
             _ => Err(wrong_answer().into()),
         }
     }
 
     async fn pre_vote(&mut self, rpc: VoteRequest, option: RPCOption) -> Result<VoteResponse, RPCError> {
-        match self.call(Request::PreVote(rpc), option.hard_ttl()).await? {
+        match self.call(Request::PreVote(rpc, self.shared.proof()), option.hard_ttl()).await? {
             Response::Vote(answer) => Ok(answer),
             _ => Err(wrong_answer().into()),
         }
@@ -112,7 +123,8 @@ impl RaftNetworkV2<TypeConfig> for Client {
         option: RPCOption,
     ) -> Result<SnapshotResponse, StreamingError> {
         self.not_spent(&vote).await?;
-        match self.call(Request::Snapshot(vote, snapshot.meta), option.hard_ttl()).await? {
+        let commitment = self.shared.commitment(&VoteId::of(&vote));
+        match self.call(Request::Snapshot(vote, snapshot.meta, commitment), option.hard_ttl()).await? {
             Response::Snapshot(answer) => Ok(answer),
             _ => Err(wrong_answer().into()),
         }
@@ -123,9 +135,11 @@ impl RaftNetworkV2<TypeConfig> for Client {
         req: TransferLeaderRequest,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse, RPCError> {
-        match self.call(Request::Transfer(req), option.hard_ttl()).await? {
-            Response::Transfer(answer) => Ok(answer),
-            _ => Err(wrong_answer().into()),
+        let to_heir = *req.to_node_id() == self.target;
+        let answered = self.transfer(req, option).await;
+        if to_heir && !matches!(answered, Ok(Ok(()))) {
+            self.shared.heir_refused();
         }
+        Ok(answered?)
     }
 }

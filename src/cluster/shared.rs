@@ -1,23 +1,26 @@
 //! What the tasks of one node's cluster part share: the rules' state, what is known of each peer, the raft handle.
 
-use super::peers::Calls;
+pub use super::peer::Peer;
 use super::peers::hello::Hello;
+use super::peers::message::{Proof, Request};
 use super::peers::wire::Flags;
+use super::record::Record;
 use super::rules::hold::HoldRule;
+use super::rules::lateness::Lateness;
+use super::rules::promise::Promise;
 use super::types::{NodeId, Raft, Vote, VoteRequest};
 use super::vote::VoteId;
 use super::wake::Wake;
 use super::{Spec, runtime};
+use crate::release::{Commitment, Secret};
 use crate::sys::clock::Instant;
 use openraft::async_runtime::watch::WatchReceiver;
+use smol::future::FutureExt;
 use std::cell::{Cell, OnceCell, RefCell};
-use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
-use std::task::{Poll, Waker};
+use std::rc::Rc;
 use std::time::Duration;
 
-/// How many earlier runs of a peer are remembered.
-const RUNS: usize = 8;
 /// No honest node is this many terms ahead of another.
 const TERM_LEAP: u64 = 1 << 32;
 
@@ -37,6 +40,10 @@ pub struct Shared {
     pub hello: Hello,
     /// The hold and the spent votes.
     pub hold: RefCell<HoldRule>,
+    /// What was promised to the newest leader that was heard.
+    pub promise: RefCell<Promise>,
+    /// How late the driver's deadlines fire.
+    pub lateness: RefCell<Lateness>,
     /// End of the quiet start.
     pub quiet_until: Instant,
     /// Rings the driver.
@@ -44,19 +51,26 @@ pub struct Shared {
     stopping: Cell<bool>,
     stopped: Cell<bool>,
     stopped_wake: Wake,
+    asked_to_move: RefCell<Option<(VoteId, NodeId)>>,
+    heir_refused: Cell<bool>,
     fit: Cell<bool>,
+    reaches: Cell<bool>,
+    moving: Cell<bool>,
     empty: Cell<bool>,
     log: Cell<bool>,
-    heard_leader: Cell<Option<Instant>>,
+    /// AppendEntries of unfenced leaders that openraft has not answered yet.
+    hearing: Cell<u32>,
     granted: Cell<Option<Instant>>,
+    stood: Cell<Option<Instant>>,
     campaign: RefCell<Option<(VoteId, Instant)>>,
-    told_by: RefCell<Option<Vote>>,
+    record: OnceCell<Record>,
+    commitment: RefCell<Option<(VoteId, Commitment)>>,
     raft: OnceCell<Raft>,
 }
 
 impl Shared {
     /// Before raft exists; see [`Shared::set_raft`].
-    pub fn new(spec: Spec, hello: Hello, hold: HoldRule, quiet_until: Instant) -> Self {
+    pub fn new(spec: Spec, hello: Hello, hold: HoldRule, promise: Promise, quiet_until: Instant) -> Self {
         let me = spec.id.clone();
         let others = spec.members.iter().filter(|m| m.id != spec.id);
         let peers: Vec<Peer> = others.map(|m| Peer::new(m.id.clone(), m.address, m.priority)).collect();
@@ -67,18 +81,26 @@ impl Shared {
             peers,
             hello,
             hold: RefCell::new(hold),
+            promise: RefCell::new(promise),
+            lateness: RefCell::default(),
             quiet_until,
             wake: Wake::default(),
             stopping: Cell::new(false),
             stopped: Cell::new(false),
             stopped_wake: Wake::default(),
+            asked_to_move: RefCell::new(None),
+            heir_refused: Cell::new(false),
             fit: Cell::new(spec.fit),
+            reaches: Cell::new(true),
+            moving: Cell::new(false),
             empty: Cell::new(true),
             log: Cell::new(false),
-            heard_leader: Cell::new(None),
+            hearing: Cell::new(0),
             granted: Cell::new(None),
+            stood: Cell::new(None),
             campaign: RefCell::new(None),
-            told_by: RefCell::new(None),
+            record: OnceCell::new(),
+            commitment: RefCell::new(None),
             raft: OnceCell::new(),
             spec,
         }
@@ -87,6 +109,11 @@ impl Shared {
     /// Once, before any task that uses [`Shared::raft`] is spawned.
     pub fn set_raft(&self, raft: Raft) {
         let _ = self.raft.set(raft);
+    }
+
+    /// Once. Without one nothing is recorded.
+    pub fn set_record(&self, record: Record) {
+        let _ = self.record.set(record);
     }
 
     /// The raft handle.
@@ -101,14 +128,21 @@ impl Shared {
 
     /// What every frame tells of this node.
     pub fn flags(&self) -> Flags {
-        let awake = runtime::now() >= self.quiet_until;
         Flags {
             fit: self.fit.get() && !self.stopping.get(),
             empty: self.empty.get(),
             starts: self.spec.start_as_leader,
-            awake,
+            awake: !self.is_quiet(),
             log: self.log.get(),
+            fenced: self.hold.borrow().is_fenced(),
+            reaches: self.reaches.get(),
+            moving: self.moving.get(),
         }
+    }
+
+    /// Whether the quiet start has not ended.
+    pub fn is_quiet(&self) -> bool {
+        runtime::now() < self.quiet_until
     }
 
     /// The lease.
@@ -133,6 +167,23 @@ impl Shared {
         }
     }
 
+    /// Whether this node reaches a backend, or does not look.
+    pub fn reaches(&self) -> bool {
+        self.reaches.get()
+    }
+
+    /// Says so, and rings the driver where that changed.
+    pub fn set_reaches(&self, reaches: bool) {
+        if self.reaches.replace(reaches) != reaches {
+            self.wake.wake();
+        }
+    }
+
+    /// Says whether this node leads and is about to name its successor.
+    pub fn set_moving(&self, moving: bool) {
+        self.moving.set(moving);
+    }
+
     /// Whether this node is about to end.
     pub fn is_stopping(&self) -> bool {
         self.stopping.get()
@@ -145,6 +196,28 @@ impl Shared {
         while !self.stopped.get() {
             self.stopped_wake.wait().await;
         }
+    }
+
+    /// Asks the driver to hand the leadership under this vote to this peer; it looks at the wish once.
+    pub fn ask_to_move(&self, from: VoteId, to: NodeId) {
+        *self.asked_to_move.borrow_mut() = Some((from, to));
+        self.wake.wake();
+    }
+
+    /// Takes the wish; one for an earlier vote is history.
+    pub fn take_wish(&self, from: &VoteId) -> Option<NodeId> {
+        self.asked_to_move.borrow_mut().take().filter(|(vote, _)| vote == from).map(|(_, to)| to)
+    }
+
+    /// The peer that was to lead next did not want to, or could not be asked.
+    pub fn heir_refused(&self) {
+        self.heir_refused.set(true);
+        self.wake.wake();
+    }
+
+    /// Whether that happened since the last look.
+    pub fn take_refusal(&self) -> bool {
+        self.heir_refused.replace(false)
     }
 
     /// Ends that wait.
@@ -168,9 +241,66 @@ impl Shared {
         self.log.set(log);
     }
 
-    /// A leader's AppendEntries was accepted.
-    pub fn heard_leader(&self, now: Instant) {
-        self.heard_leader.set(Some(now));
+    /// Before the promise to such a leader is made: the next run must know how long to stay quiet.
+    pub async fn record_promise(&self, fenced: bool) {
+        let lasts = self.promise.borrow().lasts(fenced);
+        if let Some(record) = self.record.get() {
+            record.raise(lasts).await;
+        }
+    }
+
+    /// A peer without kernel fence may lead one day: recorded now, the promise need not wait for the disk then. (One that has only just
+    /// started may not have heard of its fence yet.)
+    pub fn expect_leader(self: &Rc<Self>, flags: Flags) {
+        let lasts = self.promise.borrow().lasts(false);
+        if flags.awake && !flags.fenced && self.record.get().is_some_and(|record| record.expects(lasts)) {
+            let shared = self.clone();
+            runtime::spawn(async move { shared.record_promise(false).await });
+        }
+    }
+
+    /// After the quiet start nothing but this run's own promises counts.
+    pub async fn forget_earlier_promises(&self) {
+        runtime::sleep_until(self.quiet_until).await;
+        if let Some(record) = self.record.get() {
+            record.lower(|| (!self.is_hearing()).then(|| self.promise.borrow().newest_lasts())).await;
+        }
+    }
+
+    /// An AppendEntries goes to openraft: until the result is dropped, no vote may overtake a longer promise than openraft's lease.
+    pub fn hears(&self, fenced: bool) -> Hearing<'_> {
+        let count = u32::from(!fenced && self.promise.borrow().lasts(false) > self.spec.lease);
+        self.hearing.set(self.hearing.get() + count);
+        Hearing { hearing: &self.hearing, count }
+    }
+
+    /// Whether there is one.
+    pub fn is_hearing(&self) -> bool {
+        self.hearing.get() > 0
+    }
+
+    /// The hash of the secret of an own vote, for its AppendEntries.
+    pub fn commitment(&self, vote: &VoteId) -> Commitment {
+        let mut known = self.commitment.borrow_mut();
+        match &*known {
+            Some((of, commitment)) if of == vote => *commitment,
+            _ => {
+                let commitment = self.spec.key.secret(vote.key()).commitment();
+                *known = Some((vote.clone(), commitment));
+                commitment
+            }
+        }
+    }
+
+    /// The secret of an own vote. None as long as it may hold the VIP: it is spent only when that was seen gone, or never was here.
+    pub fn secret(&self, vote: &VoteId) -> Option<Secret> {
+        let spent = self.is_me(&vote.node) && self.hold.borrow().is_spent(vote);
+        spent.then(|| self.spec.key.secret(vote.key()))
+    }
+
+    /// What a candidate shows to its voters.
+    pub fn proof(&self) -> Option<Proof> {
+        self.promise.borrow().proof().map(|(vote, secret)| Proof { vote: vote.committed(), secret })
     }
 
     /// A vote was granted: the candidate gets its time.
@@ -179,24 +309,36 @@ impl Shared {
         self.wake.wake();
     }
 
-    /// The leader under `vote` named `who` as its successor. Its own lease is over with that; a node that is not named waits for
-    /// the other's campaign as for one it voted for.
-    pub fn told_to_stand(&self, who: &NodeId, vote: Vote) {
-        if self.is_me(who) {
-            *self.told_by.borrow_mut() = Some(vote);
+    /// The hold of the last leader has ended, and `heir` stands now. A node that is not it waits for the other's campaign as for one it
+    /// voted for.
+    pub fn stands_next(&self, heir: &NodeId) {
+        let now = runtime::now();
+        if self.is_me(heir) {
+            self.stood.set(Some(now));
         } else {
-            self.granted.set(Some(runtime::now()));
+            self.granted(now);
         }
     }
 
-    /// The vote of the leader that last told this node to campaign.
-    pub fn told_by(&self) -> Option<Vote> {
-        self.told_by.borrow().clone()
+    /// Tells the peer that should stand what its keeper's notice may not have.
+    pub fn pass_on(self: &Rc<Self>, heir: &NodeId, proof: Proof) {
+        let (shared, heir) = (self.clone(), heir.clone());
+        runtime::spawn(async move {
+            let Some(peer) = shared.peers.iter().find(|p| p.id == heir) else { return };
+            let request = Request::Released(proof);
+            let call = async { drop(peer.calls.call(shared.flags(), &request, runtime::now()).await) };
+            call.or(runtime::sleep(shared.lease())).await;
+        });
     }
 
-    /// When a leader was last heard, and when a vote was last granted.
-    pub fn last_heard(&self) -> (Option<Instant>, Option<Instant>) {
-        (self.heard_leader.get(), self.granted.get())
+    /// When this node was last named to stand at once.
+    pub fn last_stood(&self) -> Option<Instant> {
+        self.stood.get()
+    }
+
+    /// When a vote was last granted.
+    pub fn last_granted(&self) -> Option<Instant> {
+        self.granted.get()
     }
 
     /// A vote request leaves under this vote: the first one starts the campaign's clock.
@@ -250,138 +392,14 @@ impl Shared {
     }
 }
 
-/// One of the other nodes.
-pub struct Peer {
-    /// Its id.
-    pub id: NodeId,
-    /// Its raft address.
-    pub address: SocketAddr,
-    /// Its priority.
-    pub priority: u32,
-    /// Requests to it.
-    pub calls: Calls,
-    flags: Cell<Option<Flags>>,
-    last_contact: Cell<Option<Instant>>,
-    round_trip: Cell<Duration>,
-    problem: RefCell<Option<String>>,
-    caller: Cell<u64>,
-    callers: RefCell<Vec<Waker>>,
-    /// Rung when it has called.
-    pub called: Wake,
-    /// Its last few incarnations, newest last.
-    runs: RefCell<Vec<u64>>,
+/// See [`Shared::hears`].
+pub struct Hearing<'a> {
+    hearing: &'a Cell<u32>,
+    count: u32,
 }
 
-impl Peer {
-    fn new(id: NodeId, address: SocketAddr, priority: u32) -> Self {
-        Self {
-            id,
-            address,
-            priority,
-            calls: Calls::default(),
-            flags: Cell::new(None),
-            last_contact: Cell::new(None),
-            round_trip: Cell::new(Duration::ZERO),
-            problem: RefCell::new(Some("not connected yet".to_string())),
-            caller: Cell::new(0),
-            callers: RefCell::default(),
-            called: Wake::default(),
-            runs: RefCell::default(),
-        }
-    }
-
-    /// A frame of this peer came.
-    pub fn heard(&self, now: Instant, flags: Flags) {
-        self.last_contact.set(Some(now));
-        self.flags.set(Some(flags));
-    }
-
-    /// When its last frame came.
-    pub fn last_contact(&self) -> Option<Instant> {
-        self.last_contact.get()
-    }
-
-    /// What it last told of itself.
-    pub fn flags(&self) -> Option<Flags> {
-        self.flags.get()
-    }
-
-    /// A measured round trip; the estimate falls slowly and rises at once.
-    pub fn round_trip(&self, took: Duration) {
-        self.round_trip.set(took.max(self.round_trip.get() * 7 / 8));
-    }
-
-    /// The estimated round trip.
-    pub fn estimated_round_trip(&self) -> Duration {
-        self.round_trip.get()
-    }
-
-    /// Why there is no connection to it.
-    pub fn problem(&self) -> Option<String> {
-        self.problem.borrow().clone()
-    }
-
-    /// Says why there is none.
-    pub fn set_problem(&self, why: String) {
-        *self.problem.borrow_mut() = Some(why);
-    }
-
-    /// There is one.
-    pub fn clear_problem(&self) {
-        *self.problem.borrow_mut() = None;
-    }
-
-    /// Notes which run of the peer this is. True: an earlier one is back, which no restart explains; told once.
-    pub fn returns(&self, incarnation: u64) -> bool {
-        let mut runs = self.runs.borrow_mut();
-        let back = runs.iter().rev().skip(1).any(|run| *run == incarnation);
-        if !runs.contains(&incarnation) {
-            runs.push(incarnation);
-        } else if back {
-            runs.clear();
-        }
-        if runs.len() > RUNS {
-            runs.remove(0);
-        }
-        back
-    }
-
-    /// A new connection of this peer takes over; returns its turn for [`Peer::replaced`].
-    pub fn new_caller(&self) -> u64 {
-        self.caller.set(self.caller.get() + 1);
-        self.callers.borrow_mut().drain(..).for_each(Waker::wake);
-        if !self.calls.is_connected() {
-            self.called.wake();
-        }
-        self.caller.get()
-    }
-
-    /// Waits until a newer connection has taken over.
-    pub async fn replaced(&self, turn: u64) {
-        poll_fn(|cx| {
-            if self.caller.get() != turn {
-                return Poll::Ready(());
-            }
-            // Two may wait at a time, the old one and the new one; each once, however often it is polled.
-            let mut callers = self.callers.borrow_mut();
-            if !callers.iter().any(|waiting| waiting.will_wake(cx.waker())) {
-                callers.push(cx.waker().clone());
-            }
-            Poll::Pending
-        })
-        .await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_restart_is_news_and_a_return_is_a_clone() {
-        let address = "10.0.0.2:10000".parse().unwrap();
-        let peer = Peer::new(NodeId::new("b").unwrap(), address, 100);
-        let told: Vec<bool> = [1, 1, 2, 2, 3, 2, 3].into_iter().map(|run| peer.returns(run)).collect();
-        assert_eq!(told, [false, false, false, false, false, true, false], "told when run 2 is back after run 3, and once");
+impl Drop for Hearing<'_> {
+    fn drop(&mut self) {
+        self.hearing.set(self.hearing.get() - self.count);
     }
 }

@@ -1,7 +1,7 @@
 //! A vote as the rules see it: openraft's (term, node id).
 
 use crate::cluster::fingerprint::fingerprint;
-use crate::cluster::types::{NodeId, Vote};
+use crate::cluster::types::{LeaderId, NodeId, Vote};
 use crate::release::VoteKey;
 use std::fmt;
 
@@ -23,6 +23,11 @@ impl VoteId {
     /// As the keeper and a release notice name it.
     pub fn key(&self) -> VoteKey {
         VoteKey { term: self.term, node: fingerprint(self.node.as_str().bytes()) }
+    }
+
+    /// As openraft's vote of an established leader.
+    pub fn committed(&self) -> Vote {
+        Vote { leader_id: LeaderId { term: self.term, node_id: self.node.clone() }, committed: true }
     }
 
     /// The vote of an openraft message.

@@ -29,6 +29,18 @@ pub struct Config {
     pub balancers: Vec<Balancer>,
     /// Heartbeat and lease.
     pub timing: Timing,
+    /// `fence: fast`: never wait for a dead node's address lifetime, one lease is enough. The same on every node.
+    pub fence_fast: bool,
+    /// How long connections that don't need the VIP may go on after a stop; 0–60 s.
+    pub drain: Duration,
+    /// This node votes, but never holds the VIP.
+    pub witness: bool,
+    /// `preempt`: a ready node of higher priority gets the VIP back after this time. None: it stays where it is.
+    pub preempt: Option<Duration>,
+    /// A node that reaches none of its backends hands over to one that does.
+    pub track_backends: bool,
+    /// Real-time scheduling and locked memory where this machine allows them.
+    pub realtime: bool,
     /// Where vote, term and log are kept.
     pub state_dir: PathBuf,
     /// The daemon's control socket, asked by `status`.
@@ -48,6 +60,8 @@ pub struct Peer {
     pub address: SocketAddr,
     /// Higher is preferred as next leader; default 100.
     pub priority: u32,
+    /// Its own entry says that it votes, but never holds. Known of this node and of nodes in `peers` only.
+    pub witness: bool,
 }
 
 /// Heartbeat and lease; `lease ≥ 3 × heartbeat`.

@@ -6,7 +6,7 @@ use super::nodes::{self, Alone, Local, NodeAt};
 use super::problem::{Problem, Problems, Warning, nearest, shown};
 use super::raw::{self, RawConfig, RawTiming};
 use super::walk::{Found, Given};
-use super::{fields, tree};
+use super::{fields, moves, tree};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -111,6 +111,7 @@ fn checked(file: &Path, raw: &RawConfig, overrides: &Overrides, found: &mut Foun
     let interface = interface.and_then(|given| given.checked(found, |t| fields::interface(t)));
     let balancers = balancers::judge(raw, &Around { nodes: &nodes, vip }, found);
     let timing = timing(&raw.timing, found);
+    let moves = moves::judge(raw, alone, found);
     let state_dir = raw.state_dir.checked(found, |t| fields::path(t));
     let control_socket = raw.control_socket.checked(found, |t| fields::socket_path(t));
     let user = raw.user.checked(found, |t| fields::account(t));
@@ -136,6 +137,12 @@ fn checked(file: &Path, raw: &RawConfig, overrides: &Overrides, found: &mut Foun
         disable_vip: overrides.disable_vip,
         balancers,
         timing: timing?,
+        fence_fast: moves.fence_fast,
+        drain: moves.drain,
+        witness: moves.witness,
+        preempt: moves.preempt,
+        track_backends: moves.track_backends,
+        realtime: moves.realtime,
         state_dir: PathBuf::new(),
         control_socket: PathBuf::new(),
         user,
@@ -255,6 +262,7 @@ impl Draft {
         let mut lines = self.lines.clone();
         if let Some(node) = index.and_then(|n| self.nodes.get(n)) {
             config.local = node.peer.clone();
+            config.witness |= node.peer.witness;
             lines.local = Some((node.line, node.path.clone()));
         }
         let others = self.nodes.iter().enumerate().filter(|(n, _)| Some(*n) != index);

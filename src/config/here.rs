@@ -63,7 +63,7 @@ pub fn warnings(config: &Config, lines: &Lines, machine: &Machine) -> Vec<Proble
         );
         Problem::new(lines.state_dir, "stateDir", text)
     });
-    warning.into_iter().collect()
+    warning.into_iter().chain(super::lan::warnings(config, lines, &machine.arp)).collect()
 }
 
 /// The state directory is there, but its file system takes no writes.

@@ -2,6 +2,7 @@
 
 use super::checked::Config;
 use super::here;
+use super::lan::Arp;
 use super::places::{self, Daemon, Refused};
 use crate::sys::{caps, tcp};
 use nix::ifaddrs::getifaddrs;
@@ -29,6 +30,8 @@ pub struct Machine {
     pub state_dir_refused: Option<Refused>,
     /// What is wrong with the control socket's path.
     pub socket_refused: Option<Refused>,
+    /// What each interface answers ARP for; empty where unknown.
+    pub arp: Vec<Arp>,
 }
 
 /// One network interface.
@@ -61,7 +64,30 @@ pub fn gather(config: &Config) -> Machine {
         state_dir_refused: if config.single_node { None } else { places::state_dir(config, &daemon).err() },
         socket_refused: places::socket(config, &daemon).err(),
         unknown_accounts,
+        arp: arp(),
     }
+}
+
+fn arp() -> Vec<Arp> {
+    let mut all: BTreeMap<String, Arp> = BTreeMap::new();
+    for entry in getifaddrs().into_iter().flatten().filter(|e| e.flags.contains(InterfaceFlags::IFF_UP)) {
+        let (name, mask) = (entry.interface_name, entry.netmask);
+        let v4 = |a: Option<nix::sys::socket::SockaddrStorage>| a.and_then(|a| Some(a.as_sockaddr_in()?.ip()));
+        let Some(network) = v4(entry.address).zip(v4(mask)) else { continue };
+        all.entry(name).or_default().networks.push(network);
+    }
+    let told = |name: &str, key: &str| {
+        let value =
+            |conf: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{conf}/{key}")).ok()?.trim().parse().ok();
+        value("all").max(value(name)).unwrap_or(0u32)
+    };
+    let finish = |(name, arp): (String, Arp)| Arp {
+        proxy: told(&name, "proxy_arp") > 0,
+        ignore: told(&name, "arp_ignore"),
+        name,
+        ..arp
+    };
+    all.into_iter().map(finish).collect()
 }
 
 /// The addresses of all interfaces, loopback included; empty if the kernel didn't tell.

@@ -13,7 +13,9 @@ mod draft; // raw → a sound file, the order of all checks
 mod fields; // single values: addresses, ports, durations, names
 mod file; // path → text, with every way in which that can fail
 pub mod here; // the configuration against this machine (pure)
+mod lan; // who else of this machine answers for the VIP (pure)
 pub mod machine; // facts about this machine (effects)
+mod moves; // when and how the VIP moves
 mod nodes; // raw peers → checked peers
 mod places; // the directories that the daemon writes to (effects)
 mod problem; // problems, warnings, nearest words

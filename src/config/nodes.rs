@@ -1,9 +1,9 @@
 //! The nodes: raw peers → checked peers, in any of the three ways to name them.
 
 use super::checked::Peer;
-use super::fields;
 use super::raw::{RawConfig, RawPeer};
 use super::walk::{Found, Given};
+use super::{fields, moves};
 use std::net::{IpAddr, SocketAddr};
 
 /// Priority of a node that names none.
@@ -44,11 +44,16 @@ struct Partial {
     address: Option<IpAddr>,
     port: Option<u16>,
     priority: Option<u32>,
+    witness: bool,
 }
 
 /// Judges all nodes. The list is complete only where `found` has no problem.
 pub(crate) fn judge(raw: &RawConfig, alone: Alone, found: &mut Found) -> (Vec<NodeAt>, Local) {
     let (list, local) = listed(raw, alone, found);
+    // In `peers`, each entry speaks for its own node; otherwise localPeer alone does.
+    let own = if raw.peers.is_absent() { raw.local.good().map(|s| &s.value).into_iter().collect() } else { list.clone() };
+    let remotes = raw.remotes.good().map(|s| s.value.as_slice()).unwrap_or_default();
+    moves::witnesses(&own, remotes, alone, found);
     let nodes: Vec<Partial> = list.into_iter().map(|peer| partial(peer, alone, found)).collect();
     differ(&nodes, found);
     if alone == Alone::No && found.problems.is_empty() {
@@ -124,6 +129,7 @@ fn partial(raw: &RawPeer, alone: Alone, found: &mut Found) -> Partial {
         address: raw.address.checked(found, |t| fields::host_address(t)),
         port: raw.port.checked(found, |n| fields::port(*n)),
         priority: raw.priority.checked(found, |n| fields::priority(*n)),
+        witness: raw.witness.or(false),
     }
 }
 
@@ -189,11 +195,12 @@ fn whole(node: Partial, alone: Alone) -> Option<NodeAt> {
         Alone::No => (node.address?, node.port?),
         _ => (node.address.unwrap_or(IpAddr::from([0, 0, 0, 0])), node.port.unwrap_or(0)),
     };
-    let peer = Peer { id: node.id?, address: SocketAddr::new(address, port), priority: node.priority.unwrap_or(PRIORITY) };
+    let (id, priority) = (node.id?, node.priority.unwrap_or(PRIORITY));
+    let peer = Peer { id, address: SocketAddr::new(address, port), priority, witness: node.witness };
     Some(NodeAt { peer, path: node.path, line: node.line })
 }
 
 /// The node of `singleNode` without `localPeer`.
 pub(crate) fn nameless() -> Peer {
-    Peer { id: "single".to_owned(), address: SocketAddr::from(([0, 0, 0, 0], 0)), priority: PRIORITY }
+    Peer { id: "single".to_owned(), address: SocketAddr::from(([0, 0, 0, 0], 0)), priority: PRIORITY, witness: false }
 }

@@ -15,12 +15,19 @@ const TOP: &[&str] = &[
     "addPeersAsBackends",
     "loadBalancers",
     "timing",
+    "fence",
+    "drain",
+    "witness",
+    "preempt",
+    "preemptDelay",
+    "trackBackends",
+    "realtime",
     "stateDir",
     "controlSocket",
     "user",
     "group",
 ];
-const PEER: &[&str] = &["id", "address", "port", "priority"];
+const PEER: &[&str] = &["id", "address", "port", "priority", "witness"];
 const BALANCER: &[&str] = &["name", "type", "port", "bindToVip", "backendPort", "backends"];
 const BACKEND: &[&str] = &["address", "port", "url"];
 const TIMING: &[&str] = &["heartbeat", "lease"];
@@ -39,6 +46,13 @@ pub(crate) struct RawConfig {
     pub(crate) add_peers: Given<bool>,
     pub(crate) balancers: Vec<RawBalancer>,
     pub(crate) timing: RawTiming,
+    pub(crate) fence: Given<String>,
+    pub(crate) drain: Given<String>,
+    pub(crate) witness: Given<bool>,
+    pub(crate) preempt: Given<bool>,
+    pub(crate) preempt_delay: Given<String>,
+    pub(crate) track_backends: Given<bool>,
+    pub(crate) realtime: Given<bool>,
     pub(crate) state_dir: Given<String>,
     pub(crate) control_socket: Given<String>,
     pub(crate) user: Given<String>,
@@ -54,6 +68,7 @@ pub(crate) struct RawPeer {
     pub(crate) address: Given<String>,
     pub(crate) port: Given<i64>,
     pub(crate) priority: Given<i64>,
+    pub(crate) witness: Given<bool>,
 }
 
 /// One `loadBalancers` entry as written.
@@ -103,6 +118,13 @@ pub(crate) fn read(root: &Node, found: &mut Found) -> Option<RawConfig> {
         add_peers: keys.boolean("addPeersAsBackends", found),
         balancers: items(&keys, "loadBalancers", found, balancer).or(Vec::new()),
         timing: timing(&keys, found),
+        fence: keys.text("fence", found),
+        drain: keys.text("drain", found),
+        witness: keys.boolean("witness", found),
+        preempt: keys.boolean("preempt", found),
+        preempt_delay: keys.text("preemptDelay", found),
+        track_backends: keys.boolean("trackBackends", found),
+        realtime: keys.boolean("realtime", found),
         state_dir: keys.text("stateDir", found),
         control_socket: keys.text("controlSocket", found),
         user: keys.text("user", found),
@@ -140,6 +162,7 @@ fn peer(path: String, node: &Node, found: &mut Found) -> Option<RawPeer> {
         address: keys.text("address", found),
         port: keys.integer("port", found),
         priority: keys.integer("priority", found),
+        witness: keys.boolean("witness", found),
         path,
     })
 }

@@ -2,10 +2,10 @@
 //! lease is kept alive, because a peer must not take an address that is still here.
 
 use super::holder::Holder;
-use crate::cluster::runtime;
-use crate::sys::clock::now;
+use crate::cluster::runtime::{self, now};
+use crate::sys::clock::Instant;
 use crate::vip;
-use log::{error, info};
+use log::{error, info, warn};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -13,6 +13,8 @@ use std::time::Duration;
 const LOOK: Duration = Duration::from_millis(100);
 /// How often a holder looks whether the VIP is there at all.
 const WATCH: Duration = Duration::from_secs(1);
+/// The kernel ends a fence's element at its time, to a few milliseconds.
+const FENCE_MARGIN: Duration = Duration::from_millis(10);
 /// In order, a stop takes at most this long; the keeper waits a little longer.
 const STOP_LIMIT: Duration = Duration::from_millis(2500);
 
@@ -30,9 +32,9 @@ pub enum Keeper {
 impl Holder {
     /// The keeper said something.
     pub(super) fn keeper_spoke(&self) {
-        if self.keeper.get() == Keeper::Hung {
+        if self.keeper() == Keeper::Hung {
             info!("the keeper answers again");
-            self.keeper.set(Keeper::Well);
+            self.note_keeper(Keeper::Well);
             self.tell_fitness();
         }
     }
@@ -42,7 +44,7 @@ impl Holder {
         let mut missing = 0;
         loop {
             runtime::sleep(WATCH).await;
-            let wanted = self.hold_runs() && self.keeper.get() == Keeper::Well;
+            let wanted = self.hold_runs() && self.keeper() == Keeper::Well;
             missing = if wanted && !self.present() { missing + 1 } else { 0 };
             if missing == 2 {
                 self.keeper_hangs().await;
@@ -60,23 +62,27 @@ impl Holder {
     async fn keeper_hangs(&self) {
         error!("{} is not there although it was ordered: the keeper hangs; another node has to take it", self.name);
         let until = self.ordered.borrow().as_ref().map_or(now(), |(_, until)| *until);
-        self.keeper.set(Keeper::Hung);
+        self.note_keeper(Keeper::Hung);
         self.tell_fitness();
         runtime::sleep_until(until).await;
-        while self.keeper.get() == Keeper::Hung && self.present() {
+        while self.keeper() == Keeper::Hung && self.present() {
             runtime::sleep(LOOK).await;
         }
-        if self.keeper.get() == Keeper::Hung {
+        if self.keeper() == Keeper::Hung {
             self.dropped_by_the_kernel();
         }
     }
 
     /// Waits for the kernel, then ends. The unit starts both processes again.
     pub(super) async fn outlive_the_keeper(&self, why: &str) {
-        self.keeper.set(Keeper::Gone);
-        let bound = now() + vip::lifetime_bound(self.hold);
-        error!("the keeper is gone ({why}): waiting for the kernel to drop {}, then stopping", self.name);
-        while now() < bound && self.present() {
+        self.note_keeper(Keeper::Gone);
+        let ordered = self.ordered.borrow().as_ref().map(|(_, until)| *until);
+        self.silent_by.set(silent_by(now(), self.is_fenced(), ordered, self.hold));
+        error!("the keeper is gone ({why}): waiting for the kernel to end {}, then stopping", self.name);
+        if self.is_fenced() {
+            runtime::sleep_until(self.silent_by.get()).await;
+        }
+        while now() < self.silent_by.get() && self.present() {
             runtime::sleep(LOOK).await;
         }
         self.tell_fitness();
@@ -84,8 +90,34 @@ impl Holder {
         self.finish(Err("the keeper is gone".to_string()));
     }
 
+    /// Whether the kernel fence is in place.
+    pub fn is_fenced(&self) -> bool {
+        self.fence.get() == Some(0)
+    }
+
+    /// Why it is not; none where it is, or nothing was said yet.
+    pub fn fence_problem(&self) -> Option<String> {
+        self.fence.get().filter(|errno| *errno != 0).map(os_text)
+    }
+
+    /// The kernel fence is in place (0), or why it is not.
+    pub(super) fn fence_is(&self, errno: i32) {
+        if self.fence.replace(Some(errno)) == Some(errno) {
+            return;
+        }
+        self.lead.set_fenced(errno == 0);
+        match errno {
+            0 => info!("kernel fence in place: {} ends at its deadline even if every process here is dead", self.name),
+            _ => warn!(
+                "no kernel fence ({}): the VIP of a dead node ends within {:.1} s; peers wait for that, unless `fence: fast`",
+                os_text(errno),
+                vip::lifetime_bound(self.hold).as_secs_f64()
+            ),
+        }
+    }
+
     fn dropped_by_the_kernel(&self) {
-        info!("the kernel has dropped {}", self.name);
+        info!("the kernel has {} {}", if self.is_fenced() { "fenced off" } else { "dropped" }, self.name);
         self.end_vote();
         self.held.set(false);
         self.gone.wake();
@@ -94,10 +126,46 @@ impl Holder {
 
     /// Returns when the daemon ends however far its stop came. A living keeper removes the VIP in any case; without one the lease
     /// is kept until the kernel has.
-    pub(super) async fn stop_limit(&self) {
+    pub async fn stop_limit(&self) {
         runtime::sleep(STOP_LIMIT).await;
-        if self.keeper.get() == Keeper::Gone {
-            runtime::sleep(vip::lifetime_bound(self.hold)).await;
+        if self.keeper() == Keeper::Gone {
+            // A little more, so that what follows from the silence comes first.
+            runtime::sleep_until(self.silent_by.get() + LOOK * 5).await;
+        }
+    }
+}
+
+/// From when on nobody answers for the VIP here, though the keeper ended at `now`. What was `ordered` until then it may have seen; what
+/// the cluster allows later it has not.
+fn silent_by(now: Instant, fenced: bool, ordered: Option<Instant>, hold: Duration) -> Instant {
+    match ordered {
+        _ if !fenced => now + vip::lifetime_bound(hold),
+        Some(until) => until.max(now) + FENCE_MARGIN,
+        None => now,
+    }
+}
+
+fn os_text(errno: i32) -> String {
+    std::io::Error::from_raw_os_error(errno).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_keeper_the_fence_ends_the_vip_with_the_hold_and_the_lifetime_later() {
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let hold = Duration::from_millis(190);
+        let bound = vip::lifetime_bound(hold);
+        for (fenced, ordered, silent) in [
+            (true, Some(1150), at(1160)),
+            (true, Some(900), at(1010)),
+            (true, None, at(1000)),
+            (false, Some(1150), at(1000) + bound),
+            (false, None, at(1000) + bound),
+        ] {
+            assert_eq!(silent_by(at(1000), fenced, ordered.map(at), hold), silent, "{fenced} {ordered:?}");
         }
     }
 }

@@ -1,13 +1,15 @@
 //! Between cluster, keeper and balancer: passes orders on, and acts on what the keeper reports.
 
-use super::guard::Keeper;
+use super::claims::Claims;
+use super::fitness::Fitness;
 use super::single::Single;
 use crate::balancer::Control;
+use crate::cluster::runtime::now;
 use crate::cluster::vote::VoteId;
 use crate::cluster::wake::Wake;
 use crate::cluster::{Cluster, Event, runtime};
 use crate::config::Config;
-use crate::sys::clock::{Instant, now};
+use crate::sys::clock::Instant;
 use crate::vip::{GoneWhy, KeeperSide, Order, RefusedWhy, Report, VoteKey};
 use log::{error, info, warn};
 use smol::channel::Receiver;
@@ -16,9 +18,6 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A node whose VIP was refused stands back this long, doubling up to [`STAND_BACK_MAX`].
-const STAND_BACK: Duration = Duration::from_secs(5);
-const STAND_BACK_MAX: Duration = Duration::from_secs(60);
 /// Letting go waits at most this long for the resets to clients.
 const RESETS: Duration = Duration::from_millis(3);
 /// When to ask the network who has the VIP: late enough to have heard of a leader, whose answer would be no surprise.
@@ -47,16 +46,9 @@ impl Lead {
         }
     }
 
-    fn set_fenced(&self, fenced: bool) {
+    pub(super) fn set_fenced(&self, fenced: bool) {
         if let Lead::Cluster(cluster) = self {
             cluster.set_fenced(fenced);
-        }
-    }
-
-    fn set_fit(&self, fit: bool) {
-        match self {
-            Lead::Cluster(cluster) => cluster.set_fit(fit),
-            Lead::Single(single) => single.set_may_hold(fit),
         }
     }
 }
@@ -76,11 +68,13 @@ pub struct Holder {
     pub(super) held: Cell<bool>,
     held_since: Cell<Instant>,
     gains: Cell<u64>,
-    link_up: Cell<bool>,
-    refusals: Cell<u32>,
-    standing_back: Cell<bool>,
-    pub(super) keeper: Cell<Keeper>,
-    pub(super) fenced: Cell<bool>,
+    pub(super) refusals: Cell<u32>,
+    pub(super) fitness: Cell<Fitness>,
+    /// What the keeper said of the kernel fence: 0, or an OS error number.
+    pub(super) fence: Cell<Option<i32>>,
+    /// Without a keeper: from when on nobody answers for the VIP here.
+    pub(super) silent_by: Cell<Instant>,
+    pub(super) claims: Claims,
     pub(super) gone: Wake,
     end: RefCell<Option<Result<(), String>>>,
     end_ring: Wake,
@@ -95,6 +89,7 @@ impl Holder {
         lead: Lead,
         events: Receiver<Event>,
     ) -> Rc<Self> {
+        let never = link.is_none() || config.witness;
         let prefix = if config.vip.is_ipv4() { 32 } else { 128 };
         let holder = Rc::new(Self {
             vip: config.vip,
@@ -108,11 +103,11 @@ impl Holder {
             held: Cell::new(false),
             held_since: Cell::new(Instant::default()),
             gains: Cell::new(0),
-            link_up: Cell::new(true),
             refusals: Cell::new(0),
-            standing_back: Cell::new(false),
-            keeper: Cell::new(Keeper::Well),
-            fenced: Cell::new(false),
+            fitness: Cell::new(Fitness::new(never)),
+            fence: Cell::new(None),
+            silent_by: Cell::new(Instant::default()),
+            claims: Claims::default(),
             gone: Wake::default(),
             end: RefCell::new(None),
             end_ring: Wake::default(),
@@ -159,17 +154,27 @@ impl Holder {
     pub async fn stop(&self) {
         match &self.lead {
             Lead::Cluster(cluster) => cluster.stop().await,
-            Lead::Single(single) => {
-                single.set_may_hold(false);
-                self.control.holding(false);
-                self.resets_leave().await;
-                let vote = self.ordered.borrow().as_ref().map(|(vote, _)| vote.key()).unwrap_or_default();
-                self.send(Order::LetGo { vote });
-                while self.held.get() && self.link.is_some() {
-                    self.gone.wait().await;
-                }
+            Lead::Single(_) => {
+                self.never_again();
+                self.release().await;
             }
         }
+    }
+
+    /// With `singleNode`, once it may not hold: the VIP goes now, and is gone when this returns.
+    pub async fn release(&self) {
+        self.control.holding(false);
+        self.resets_leave().await;
+        let vote = self.ordered.borrow().as_ref().map(|(vote, _)| vote.key()).unwrap_or_default();
+        self.send(Order::LetGo { vote });
+        while self.held.get() && self.link.is_some() {
+            self.gone.wait().await;
+        }
+    }
+
+    /// Other hosts that claimed the VIP.
+    pub fn claims(&self) -> &Claims {
+        &self.claims
     }
 
     pub(super) fn finish(&self, end: Result<(), String>) {
@@ -247,22 +252,6 @@ impl Holder {
         }
     }
 
-    /// The kernel fence is in place (0), or why it is not.
-    fn fence_is(&self, errno: i32) {
-        self.fenced.set(errno == 0);
-        self.lead.set_fenced(errno == 0);
-    }
-
-    /// The leader's own answers and announcements are no news.
-    fn claimed(&self, mac: [u8; 6]) {
-        let expected = !self.held.get() && matches!(&self.lead, Lead::Cluster(cluster) if cluster.has_leader());
-        if expected {
-            log::debug!("{} is answered by {}", self.vip, mac_text(mac));
-        } else {
-            warn!("another host ({}) claims {}: find it and take the address from it", mac_text(mac), self.vip);
-        }
-    }
-
     fn gained(&self, vote: VoteKey, took: Duration) {
         if !self.is_newest(vote) {
             return;
@@ -301,37 +290,6 @@ impl Holder {
         }
     }
 
-    /// Lets another node hold for a while: what refused the address may last, or pass.
-    fn stand_back(self: &Rc<Self>) {
-        if self.standing_back.replace(true) {
-            return;
-        }
-        let wait = STAND_BACK.saturating_mul(1 << self.refusals.get().min(8)).min(STAND_BACK_MAX);
-        self.refusals.set(self.refusals.get() + 1);
-        self.tell_fitness();
-        let holder = self.clone();
-        runtime::spawn(async move {
-            runtime::sleep(wait).await;
-            holder.standing_back.set(false);
-            holder.tell_fitness();
-        });
-    }
-
-    fn link_is(&self, up: bool) {
-        if self.link_up.replace(up) != up {
-            if up {
-                info!("link is up: this node may hold again");
-            } else {
-                warn!("link is down: this node can't hold {}", self.name);
-            }
-            self.tell_fitness();
-        }
-    }
-
-    pub(super) fn tell_fitness(&self) {
-        self.lead.set_fit(self.link_up.get() && !self.standing_back.get() && self.keeper.get() == Keeper::Well);
-    }
-
     /// Orders under this vote that are still under way must not make the balancer serve again.
     pub(super) fn end_vote(&self) {
         *self.ended.borrow_mut() = self.ordered.borrow().as_ref().map(|(vote, _)| vote.clone());
@@ -346,8 +304,4 @@ impl Holder {
 
 fn ms(d: Duration) -> f64 {
     d.as_secs_f64() * 1000.0
-}
-
-fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }

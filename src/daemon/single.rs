@@ -2,10 +2,11 @@
 //! process hangs.
 
 use crate::cluster::rules::hold;
+use crate::cluster::runtime::now;
 use crate::cluster::vote::VoteId;
 use crate::cluster::{Event, NodeId, runtime};
 use crate::config::Config;
-use crate::sys::clock::{Instant, now};
+use crate::sys::clock::Instant;
 use smol::channel::{Receiver, bounded};
 use std::cell::Cell;
 use std::rc::Rc;
@@ -29,12 +30,12 @@ pub struct Single {
 }
 
 impl Single {
-    /// Starts the clock. Without a keeper there is nothing to hold: the channel stays open and silent.
-    pub fn start(config: &Config, has_keeper: bool) -> (Rc<Self>, Receiver<Event>) {
+    /// Starts the clock. While it may not hold (cordoned, or without a keeper), the channel stays open and silent.
+    pub fn start(config: &Config, may_hold: bool) -> (Rc<Self>, Receiver<Event>) {
         let (sender, events) = bounded(4);
         let node = NodeId::new(&config.local.id).unwrap_or_else(|_| NodeId::from(0));
         let hold = hold_of(config);
-        let single = Rc::new(Self { term: Cell::new(1), until: Cell::new(now() + hold), may_hold: Cell::new(has_keeper) });
+        let single = Rc::new(Self { term: Cell::new(1), until: Cell::new(now() + hold), may_hold: Cell::new(may_hold) });
         let clock = single.clone();
         runtime::spawn(async move {
             while !sender.is_closed() {

@@ -1,5 +1,6 @@
-//! One snapshot of the daemon, and its renderers.
+//! One snapshot of the daemon, and its renderers; the socket over which it is asked, and told what to do.
 
+pub mod question;
 pub mod socket;
 pub mod table;
 
@@ -29,6 +30,22 @@ pub struct Snapshot {
     pub hold_left_ms: Option<u64>,
     /// How often this process gained the VIP.
     pub gains: u64,
+    /// `kube-vip cordon` was said: it votes, but does not hold.
+    pub cordoned: bool,
+    /// Its configuration says that it votes, but never holds.
+    pub witness: bool,
+    /// Whether the kernel ends the VIP by itself at its deadline (nf_tables), without any process.
+    pub fenced: bool,
+    /// Why not; none where it does, and where nothing was tried yet.
+    pub fence_problem: Option<String>,
+    /// Whether it reaches a backend; none without `trackBackends`.
+    pub reaches: Option<bool>,
+    /// How often another host was seen to claim the VIP.
+    pub claims: u64,
+    /// The MAC that claimed it last.
+    pub last_claim: Option<String>,
+    /// The longest time in ms that the daemon's loop was late; none where it is not measured.
+    pub loop_delay_ms: Option<u64>,
     /// Milliseconds since the daemon started.
     pub uptime_ms: u64,
     /// Whether the state directory is writable; false is status red.
@@ -49,6 +66,8 @@ pub struct PeerStatus {
     pub address: String,
     /// Milliseconds since its last frame; none: never heard.
     pub last_contact_ms: Option<u64>,
+    /// Whether it said that it could hold the VIP; none: never heard.
+    pub fit: Option<bool>,
     /// Why it is not connected, if it is not.
     pub problem: Option<String>,
 }

@@ -1,24 +1,41 @@
-//! The control socket: `kube-vip status` asks the running daemon over a unix socket. One line of question, one JSON document.
+//! The control socket: `kube-vip status` and the commands ask the running daemon over a unix socket. One line of question, one JSON
+//! document.
 
 use super::Snapshot;
-use smol::Async;
+use super::question::{Answer, Command, LONGEST, Question};
+use crate::reactor::{self, Async};
 use smol::future::FutureExt;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::pin::Pin;
 use std::time::Duration;
 
-/// The question for a snapshot.
-const STATUS: &str = "status\n";
-/// A client has this long to ask and to read.
+/// A client has this long to ask, and as long to read.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// A question is not longer than this.
-const QUESTION: u64 = 64;
+/// What a command takes at most beside three leases: letting go, and what follows an election.
+const COMMAND: Duration = Duration::from_secs(5);
+
+/// So many clients are answered at a time, one by each [`serve`]; others wait in the socket's backlog.
+pub const CLIENTS: usize = 4;
+
+/// The daemon as its control socket sees it.
+pub trait Asked {
+    /// Everything it knows.
+    fn snapshot(&self) -> Snapshot;
+    /// Does it, within [`limit`], and tells how it ended.
+    fn command(&self, command: Command) -> Pin<Box<dyn Future<Output = Answer> + '_>>;
+}
+
+/// How long a command may take where raft has this lease: a transfer, and where that fails an election.
+pub fn limit(lease: Duration) -> Duration {
+    COMMAND + lease * 3
+}
 
 /// Binds the control socket, replacing one that no daemon answers on any more.
-pub fn bind(path: &Path) -> Result<Async<UnixListener>, String> {
+pub fn bind(path: &Path) -> Result<UnixListener, String> {
     let what = |e: io::Error| {
         format!("can't create the control socket {}: {e} (set controlSocket to a path in a writable directory)", path.display())
     };
@@ -29,7 +46,7 @@ pub fn bind(path: &Path) -> Result<Async<UnixListener>, String> {
     let listener = UnixListener::bind(path).map_err(what)?;
     // Status tells addresses and counters: for the owner and its group.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(what)?;
-    Async::new(listener).map_err(what)
+    Ok(listener)
 }
 
 fn remove_stale(path: &Path) -> Result<(), String> {
@@ -45,45 +62,80 @@ fn remove_stale(path: &Path) -> Result<(), String> {
     }
 }
 
-/// Answers clients for ever, one after the other: each has a second.
-pub async fn serve(listener: Async<UnixListener>, snapshot: impl Fn() -> Snapshot) {
+/// Answers clients for ever, one after the other. Several at a time (see [`CLIENTS`]), each on a descriptor of its own of one
+/// listener, keep a command that takes its time from blocking `status`.
+pub async fn serve(listener: UnixListener, asked: &impl Asked) {
+    let listener = match Async::new(listener) {
+        Ok(listener) => listener,
+        Err(e) => return log::error!("can't wait for clients of the control socket: {e}"),
+    };
     loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            smol::Timer::after(PATIENCE).await;
+        let Ok(stream) = listener.accept().await else {
+            reactor::sleep(PATIENCE).await;
             continue;
         };
-        let late = async {
-            smol::Timer::after(PATIENCE).await;
-            Err(io::ErrorKind::TimedOut.into())
-        };
-        if let Err(e) = answer(stream, &snapshot).or(late).await {
+        if let Err(e) = answer(stream, asked).await {
             log::debug!("control socket: {e}");
         }
     }
 }
 
-async fn answer(stream: Async<UnixStream>, snapshot: &impl Fn() -> Snapshot) -> io::Result<()> {
-    let mut question = String::new();
-    BufReader::new((&stream).take(QUESTION)).read_line(&mut question).await?;
-    let text = match question.as_str() {
-        STATUS => serde_json::to_string(&snapshot()).map_err(io::Error::other)?,
-        _ => r#"{"error":"unknown question"}"#.to_string(),
+async fn answer(stream: Async<UnixStream>, asked: &impl Asked) -> io::Result<()> {
+    let mut line = String::new();
+    let mut reader = BufReader::new((&stream).take(LONGEST));
+    soon(reader.read_line(&mut line)).await?;
+    let text = match Question::parse(&line) {
+        Some(Question::Status) => serde_json::to_string(&asked.snapshot()),
+        Some(Question::Do(command)) => serde_json::to_string(&asked.command(command).await),
+        None => serde_json::to_string(&Answer::Error("unknown question".to_string())),
     };
-    (&stream).write_all(text.as_bytes()).await
+    let text = text.map_err(io::Error::other)?;
+    soon((&stream).write_all(text.as_bytes())).await
 }
 
-/// Asks a running daemon (blocking; for the command line).
+async fn soon<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = async {
+        reactor::sleep(PATIENCE).await;
+        Err(io::ErrorKind::TimedOut.into())
+    };
+    work.or(late).await
+}
+
+/// Asks a running daemon for its snapshot (blocking; for the command line).
+///
+/// # Errors
+/// Text for the user.
 pub fn ask(path: &Path) -> Result<Snapshot, String> {
-    let asked = || -> io::Result<String> {
+    read(path, &talk(path, &Question::Status, PATIENCE * 2)?)
+}
+
+/// Tells a running daemon to do something and waits until it is done, at most a little longer than `limit` (blocking; for the command
+/// line). Returns what is so then.
+///
+/// # Errors
+/// Text for the user.
+pub fn tell(path: &Path, command: Command, limit: Duration) -> Result<String, String> {
+    match read(path, &talk(path, &Question::Do(command), limit + PATIENCE * 2)?)? {
+        Answer::Done(text) => Ok(text),
+        Answer::Error(why) => Err(why),
+    }
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path, text: &str) -> Result<T, String> {
+    serde_json::from_str(text).map_err(|e| format!("what answers on {} is not this version of kube-vip: {e}", path.display()))
+}
+
+fn talk(path: &Path, question: &Question, patience: Duration) -> Result<String, String> {
+    let talked = || -> io::Result<String> {
         let mut stream = UnixStream::connect(path)?;
-        stream.set_read_timeout(Some(PATIENCE * 2))?;
-        stream.set_write_timeout(Some(PATIENCE * 2))?;
-        stream.write_all(STATUS.as_bytes())?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        stream.write_all(question.to_string().as_bytes())?;
         let mut text = String::new();
         stream.take(4 << 20).read_to_string(&mut text)?;
         Ok(text)
     };
-    let text = asked().map_err(|e| match e.kind() {
+    talked().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
             format!(
                 "kube-vip is not running with this configuration (nothing answers on {}): start it with `kube-vip start -c FILE`",
@@ -93,7 +145,75 @@ pub fn ask(path: &Path) -> Result<Snapshot, String> {
         io::ErrorKind::PermissionDenied => {
             format!("may not ask {}: {e} (run as the daemon's user, or as root)", path.display())
         }
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            format!("no answer on {} within {} s: the daemon is busy or stopped", path.display(), patience.as_secs())
+        }
         _ => format!("can't ask {}: {e}", path.display()),
-    })?;
-    serde_json::from_str(&text).map_err(|e| format!("what answers on {} is not this version of kube-vip: {e}", path.display()))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smol::LocalExecutor;
+    use smol::channel::{Receiver, Sender, bounded};
+    use std::rc::Rc;
+
+    /// Its commands begin, and end when they are told to.
+    struct Slow {
+        begun: Sender<Command>,
+        end: Receiver<Answer>,
+    }
+
+    impl Asked for Slow {
+        fn snapshot(&self) -> Snapshot {
+            Snapshot { id: "n1".to_string(), ..Snapshot::default() }
+        }
+
+        fn command(&self, command: Command) -> Pin<Box<dyn Future<Output = Answer> + '_>> {
+            Box::pin(async move {
+                let _ = self.begun.send(command).await;
+                self.end.recv().await.unwrap_or(Answer::Error("the test is over".to_string()))
+            })
+        }
+    }
+
+    #[test]
+    fn a_command_under_way_and_a_silent_client_keep_nobody_from_asking() {
+        let path = std::env::temp_dir().join(format!("kube-vip-socket-{}.sock", std::process::id()));
+        let listener = bind(&path).expect("a socket in the temporary directory");
+        let (begun, begins) = bounded(1);
+        let (ends, end) = bounded(1);
+        let asked = Rc::new(Slow { begun, end });
+        let executor = LocalExecutor::new();
+        for _ in 0..CLIENTS {
+            let (listener, asked) = (listener.try_clone().expect("a descriptor"), asked.clone());
+            executor.spawn(async move { serve(listener, &*asked).await }).detach();
+        }
+        let patience = Duration::from_secs(60);
+        let talk = executor.run(async {
+            let silent = UnixStream::connect(&path).expect("it listens");
+            let other = path.clone();
+            let move_it = Command::HandOver { to: Some("n2".to_string()) };
+            let told = smol::unblock(move || tell(&other, move_it, patience));
+            assert_eq!(begins.recv().await, Ok(Command::HandOver { to: Some("n2".to_string()) }));
+            let other = path.clone();
+            assert_eq!(smol::unblock(move || ask(&other)).await.map(|s| s.id), Ok("n1".to_string()));
+            ends.send(Answer::Error("no peer is ready".to_string())).await.expect("the command waits for it");
+            assert_eq!(told.await, Err("no peer is ready".to_string()));
+            let other = path.clone();
+            let cordoned = smol::unblock(move || tell(&other, Command::Cordon, patience));
+            assert_eq!(begins.recv().await, Ok(Command::Cordon));
+            ends.send(Answer::Done("cordoned".to_string())).await.expect("the command waits for it");
+            assert_eq!(cordoned.await, Ok("cordoned".to_string()));
+            drop(silent);
+        });
+        reactor::block_on(talk).expect("a reactor");
+        std::fs::remove_file(&path).expect("removed");
+    }
+
+    #[test]
+    fn the_limit_grows_with_the_lease() {
+        assert_eq!(limit(Duration::from_secs(3)), Duration::from_secs(14));
+    }
 }

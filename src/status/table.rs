@@ -25,8 +25,34 @@ fn write_node(out: &mut String, s: &Snapshot) -> std::fmt::Result {
         _ => "not held here".to_string(),
     };
     writeln!(out, "vip       {} on {}: {held}  (gained {} times)", s.vip, s.interface, s.gains)?;
+    write_holding(out, s)?;
     if !s.disk_ok {
         writeln!(out, "disk      RED: vote and log don't reach the disk; see the log, free or replace it")?;
+    }
+    Ok(())
+}
+
+/// What keeps it from holding, and what is to be known about a hold.
+fn write_holding(out: &mut String, s: &Snapshot) -> std::fmt::Result {
+    if s.cordoned {
+        writeln!(out, "cordoned  votes, but does not hold the VIP until `kube-vip uncordon`")?;
+    }
+    if s.witness {
+        writeln!(out, "witness   votes, but never holds the VIP")?;
+    }
+    match (&s.fence_problem, s.fenced) {
+        (_, true) => writeln!(out, "fence     the kernel ends the VIP at its deadline, also without kube-vip")?,
+        (Some(why), false) => writeln!(out, "fence     none in the kernel: {why}")?,
+        (None, false) => {}
+    }
+    if s.reaches == Some(false) {
+        writeln!(out, "backends  RED: none of them is reached from here")?;
+    }
+    if let Some(mac) = &s.last_claim {
+        writeln!(out, "claims    RED: {} by other hosts, last by {mac}: take the VIP from it", s.claims)?;
+    }
+    if let Some(ms) = s.loop_delay_ms {
+        writeln!(out, "delay     {ms} ms at most in the daemon's loop")?;
     }
     Ok(())
 }
@@ -35,7 +61,8 @@ fn write_peers(out: &mut String, peers: &[PeerStatus]) -> std::fmt::Result {
     for p in peers {
         let contact = p.last_contact_ms.map_or("never heard".to_string(), |ms| format!("heard {ms} ms ago"));
         let problem = p.problem.as_ref().map(|why| format!("  [{why}]")).unwrap_or_default();
-        writeln!(out, "peer      {}  {}  {contact}{problem}", p.id, p.address)?;
+        let unfit = if p.fit == Some(false) { ", can't hold the VIP" } else { "" };
+        writeln!(out, "peer      {}  {}  {contact}{unfit}{problem}", p.id, p.address)?;
     }
     Ok(())
 }
@@ -104,12 +131,21 @@ mod tests {
             gains: 1,
             uptime_ms: 3_725_000,
             disk_ok: false,
+            fenced: true,
+            loop_delay_ms: Some(2),
             peers: vec![
-                PeerStatus { id: "b".into(), address: "10.0.0.2:10000".into(), last_contact_ms: Some(12), problem: None },
+                PeerStatus {
+                    id: "b".into(),
+                    address: "10.0.0.2:10000".into(),
+                    last_contact_ms: Some(12),
+                    fit: Some(false),
+                    problem: None,
+                },
                 PeerStatus {
                     id: "c".into(),
                     address: "10.0.0.3:10000".into(),
                     last_contact_ms: None,
+                    fit: None,
                     problem: Some("refused".into()),
                 },
             ],
@@ -124,17 +160,43 @@ mod tests {
                 backends: vec![BackendStatus { address: "10.0.0.9:80".into(), open: 2, connected: 9, failed: 1 }],
                 ..Default::default()
             }],
+            ..Snapshot::default()
         };
         let expected = "\
 node      server1  (leader, kube-vip 0.1.0, up 1 h 2 min)
 leader    server1  (term 3)
 vip       10.0.0.100 on eth0: held here for 171 ms more  (gained 1 times)
+fence     the kernel ends the VIP at its deadline, also without kube-vip
+delay     2 ms at most in the daemon's loop
 disk      RED: vote and log don't reach the disk; see the log, free or replace it
-peer      b  10.0.0.2:10000  heard 12 ms ago
+peer      b  10.0.0.2:10000  heard 12 ms ago, can't hold the VIP
 peer      c  10.0.0.3:10000  never heard  [refused]
 balancer  web  10.0.0.100:80  serving: 2 open, 9 accepted, 0 without backend, 512 B in, 3.0 MiB out
   backend 10.0.0.9:80  2 open, 9 connected, 1 failed
 ";
         assert_eq!(render(&s), expected);
+    }
+
+    #[test]
+    fn what_keeps_a_node_from_holding() {
+        let s = Snapshot {
+            cordoned: true,
+            witness: true,
+            fence_problem: Some("Operation not supported".into()),
+            reaches: Some(false),
+            claims: 3,
+            last_claim: Some("02:99:00:00:00:07".into()),
+            disk_ok: true,
+            ..Snapshot::default()
+        };
+        let text = render(&s);
+        let expected = "\
+cordoned  votes, but does not hold the VIP until `kube-vip uncordon`
+witness   votes, but never holds the VIP
+fence     none in the kernel: Operation not supported
+backends  RED: none of them is reached from here
+claims    RED: 3 by other hosts, last by 02:99:00:00:00:07: take the VIP from it
+";
+        assert!(text.ends_with(expected), "{text}");
     }
 }

@@ -77,6 +77,11 @@ impl Epoll {
         Ok(self.inner.add(fd, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, token))?)
     }
 
+    /// Takes a descriptor out that will not be closed, or of which somebody else has a copy.
+    pub fn remove(&self, fd: impl AsFd) -> io::Result<()> {
+        Ok(self.inner.delete(fd)?)
+    }
+
     /// Sleeps until something happens or `timeout` (rounded up to ms; `None`: for ever) has passed, and returns the number of
     /// events, to be read by [`Epoll::event`]. A signal ends the sleep with zero events.
     pub fn wait(&mut self, timeout: Option<Duration>) -> io::Result<usize> {

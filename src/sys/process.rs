@@ -1,5 +1,6 @@
 //! Processes: fork in a single thread, wait, end a child, lock memory, run before others.
 
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid};
@@ -51,11 +52,18 @@ pub fn lock_memory() -> io::Result<()> {
     mlockall(libc::MCL_CURRENT)
 }
 
-/// Keeps of what is mapped now what was touched or will be (code, heap so far), and reads nothing in for that: for a process of some size.
+/// Locks what is mapped now and later, each page once it is used. Only where there is no limit on locked memory, or this process may
+/// lift it (CAP_SYS_RESOURCE): with a limit, a later allocation or a growing stack would fail instead of being unlocked.
 ///
-/// Locked memory counts whole mappings against RLIMIT_MEMLOCK, touched or not. Linux 4.4 and later, EINVAL before.
-pub fn lock_touched_memory() -> io::Result<()> {
-    mlockall(libc::MCL_CURRENT | libc::MCL_ONFAULT)
+/// # Errors
+/// Where there is a limit that stays, and where the kernel (before 4.4) knows no locking on use.
+pub fn lock_growing_memory() -> io::Result<()> {
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    let (limit, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    if limit != RLIM_INFINITY {
+        return Err(io::Error::other(format!("locked memory is limited to {} KiB", limit >> 10)));
+    }
+    mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT)
 }
 
 fn mlockall(flags: libc::c_int) -> io::Result<()> {

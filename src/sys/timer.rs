@@ -30,7 +30,12 @@ impl Timer {
         Ok(())
     }
 
-    /// Takes note that it fired.
+    /// Takes note that it fired, where it is waited for edge-triggered: each expiry is an edge, so nobody has to read it.
+    pub fn expired(&mut self) {
+        self.armed = None;
+    }
+
+    /// Takes note that it fired, where it is waited for level-triggered.
     pub fn fired(&mut self) {
         let _ = nix::unistd::read(&self.fd, &mut [0; 8]); // nothing to read means it did not: arming anew is right in both cases
         self.armed = None;

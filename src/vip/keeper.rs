@@ -44,6 +44,8 @@ pub struct KeeperSpec {
     pub notify: Option<Notify>,
     /// How long the daemon may go on after it was told to stop, beyond what handing over takes: `drain`.
     pub drain: Duration,
+    /// Lock memory and run in real time, as far as this process may.
+    pub realtime: bool,
 }
 
 /// Where the proof that a hold has ended goes.
@@ -117,7 +119,9 @@ impl Keeper {
     /// Locks memory, drops all capabilities that are not needed, then keeps the VIP as the daemon orders until the daemon has ended and
     /// the VIP was seen gone. `daemon` is the keeper's end of [`super::link::pair`]; without a child, its end stands for the daemon's.
     pub fn run(self, daemon: OwnedFd, child: Option<Child>) -> ExitReason {
-        steady();
+        if self.spec.realtime {
+            steady();
+        }
         let kill = child.is_some_and(|c| c.other_user).then_some(caps::KILL);
         let keep: Vec<u32> = [caps::NET_ADMIN, caps::NET_RAW].into_iter().chain(kill).collect();
         if let Err(e) = caps::keep_only(&keep) {

@@ -2,14 +2,16 @@
 
 use super::wire::{self, Packet};
 use super::{Order, Report, host};
+use crate::reactor::Async;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
-use smol::Async;
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
+use std::task::{Context, Poll};
 
 /// A connected pair, non-blocking, closed on exec: the keeper's end and the daemon's. Each process must close the other's end.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -83,7 +85,7 @@ impl KeeperLink {
             return Ok(());
         }
         self.pending.set((order != Order::Probe).then_some(order));
-        match put(&self.fd, &order.encode()) {
+        match put(self.fd.get_ref(), &order.encode()) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
             result => {
                 self.pending.set(None);
@@ -95,25 +97,30 @@ impl KeeperLink {
     /// The next report. Err (UnexpectedEof and others): the keeper is gone, and nothing more will come.
     pub async fn next(&self) -> io::Result<Report> {
         loop {
-            match get(&self.fd) {
-                Ok(Some(packet)) => match Report::decode(&packet) {
-                    Some(report) => return Ok(report),
-                    None => continue, // can't be: one binary on both ends
-                },
-                Ok(None) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the keeper has ended")),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => self.ready().await?,
-                Err(e) => return Err(e),
+            let packet = poll_fn(|cx| self.poll(cx)).await?;
+            let packet = packet.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the keeper has ended"))?;
+            if let Some(report) = Report::decode(&packet) {
+                return Ok(report); // it always is one: one binary on both ends
             }
         }
     }
 
-    /// Waits for something to read, and sends the pending order when there is room.
-    async fn ready(&self) -> io::Result<()> {
-        if self.pending.get().is_none() {
-            return self.fd.readable().await;
+    /// The next packet; meanwhile the pending order goes out as soon as there is room.
+    fn poll(&self, cx: &Context<'_>) -> Poll<io::Result<Option<Packet>>> {
+        let read = self.fd.poll_read_with(cx, get);
+        if read.is_pending()
+            && self.pending.get().is_some()
+            && let Poll::Ready(Err(gone)) = self.fd.poll_write_with(cx, |fd| self.send_pending(fd))
+        {
+            return Poll::Ready(Err(gone));
         }
-        smol::future::or(self.fd.readable(), self.fd.writable()).await?;
-        self.pending.take().map_or(Ok(()), |order| self.send(order))
+        read
+    }
+
+    fn send_pending(&self, fd: &OwnedFd) -> io::Result<()> {
+        self.pending.get().map_or(Ok(()), |order| put(fd, &order.encode()))?;
+        self.pending.set(None);
+        Ok(())
     }
 }
 
@@ -121,6 +128,7 @@ impl KeeperLink {
 mod tests {
     use super::super::{RefusedWhy, VoteKey};
     use super::*;
+    use crate::reactor::block_on;
     use crate::sys::clock::Instant;
 
     const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
@@ -152,7 +160,7 @@ mod tests {
         let both = smol::future::zip(link.next(), async {
             smol::future::yield_now().await;
         });
-        assert_eq!(smol::block_on(both).0.ok(), Some(Report::Link { up: true }));
+        assert_eq!(block_on(both).expect("epoll").0.ok(), Some(Report::Link { up: true }));
         link.send(LET_GO).expect("room again");
         let orders: Vec<_> = std::iter::from_fn(|| get(&keeper).ok().flatten()).filter_map(|p| Order::decode(&p)).collect();
         assert_eq!(orders.last(), Some(&LET_GO));
@@ -167,8 +175,8 @@ mod tests {
         let report = Report::Refused { vote: VoteKey::default(), why: RefusedWhy::Spent };
         put(&keeper, &report.encode()).expect("room");
         drop(keeper);
-        assert_eq!(smol::block_on(link.next()).ok(), Some(report));
-        assert_eq!(smol::block_on(link.next()).map_err(|e| e.kind()), Err(io::ErrorKind::UnexpectedEof));
+        assert_eq!(block_on(link.next()).expect("epoll").ok(), Some(report));
+        assert_eq!(block_on(link.next()).expect("epoll").map_err(|e| e.kind()), Err(io::ErrorKind::UnexpectedEof));
         assert!(link.send(LET_GO).is_err());
     }
 }

@@ -102,7 +102,7 @@ pub enum Report {
         /// Its link-layer address.
         mac: [u8; 6],
     },
-    /// The keeper was told to stop: hand over and let go within [`state::STOP_TIME`], and exit within [`KeeperSpec::drain`] more.
+    /// The keeper was told to stop, or told again: hand over and let go within [`state::STOP_TIME`], and exit within [`KeeperSpec::drain`] more.
     Stopping,
     /// The kernel refused something that the keeper tries again; at most one in a second.
     Trouble {

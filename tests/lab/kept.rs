@@ -1,6 +1,7 @@
 //! A keeper without a daemon: the test plays the daemon over the socket pair.
 #![allow(unsafe_code)] // fork, which the keeper's own process needs
 
+use kube_vip::reactor;
 use kube_vip::sys::clock::{self, Instant};
 use kube_vip::vip::{self, Child, GoneWhy, Keeper, KeeperLink, KeeperSpec, Order, Report, VoteKey};
 use nix::sys::signal::{Signal, kill};
@@ -26,6 +27,7 @@ pub fn spec(interface: &str, vip: IpAddr) -> KeeperSpec {
         state_file: "/run/kube-vip-test/keeper".into(),
         notify: None,
         drain: Duration::ZERO,
+        realtime: true,
     }
 }
 
@@ -99,10 +101,10 @@ impl Kept {
             let link = self.link.as_ref().expect("a link");
             let next = async { Some(link.next().await.expect("the keeper lives")) };
             let pause = async {
-                smol::Timer::after(patience.min(ms(50))).await;
+                reactor::sleep(patience.min(ms(50))).await;
                 None
             };
-            if let Some(report) = smol::block_on(smol::future::or(next, pause)) {
+            if let Some(report) = reactor::block_on(smol::future::or(next, pause)).expect("a reactor") {
                 return Some(report);
             }
             if let Some(vote) = self.holding {

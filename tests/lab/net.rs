@@ -179,6 +179,24 @@ impl Host {
     pub fn attach(&self) {
         sh(&format!("ip link set p{} master br0", self.inner.number));
     }
+
+    /// Loses every frame that comes from `other`; the way back stays open, and so does everybody else's.
+    ///
+    /// The frames end in a bridge without ports: tc(8)'s own `drop` is missing from some kernels that have `mirred`.
+    pub fn stop_hearing(&self, other: &Host) {
+        let (port, [a, b, c, d, e, f]) = (self.inner.number, other.mac());
+        sh(&format!(
+            "ip link show void >/dev/null 2>&1 || ip link add void type bridge; ip link set void up
+             tc qdisc show dev p{port} | grep -q clsact || tc qdisc add dev p{port} clsact
+             tc filter add dev p{port} egress protocol all u32 match u32 0x{a:02x}{b:02x}{c:02x}{d:02x} 0xffffffff at -8 \\
+                match u32 0x{e:02x}{f:02x}0000 0xffff0000 at -4 action mirred egress redirect dev void"
+        ));
+    }
+
+    /// Ends [`Self::stop_hearing`], whoever it was about.
+    pub fn hear_all(&self) {
+        sh(&format!("tc qdisc del dev p{} clsact 2>/dev/null || true", self.inner.number));
+    }
 }
 
 /// A MAC as ip(8) writes it.

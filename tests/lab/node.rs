@@ -228,6 +228,13 @@ impl Node {
         self.keeper.borrow().output()
     }
 
+    /// Runs a command that asks or tells this node, e.g. `["handover", "--to", "n2"]`: whether it went well, its output, its errors.
+    pub fn tell(&self, words: &[&str]) -> (bool, String, String) {
+        let out = self.host.run(kube_vip().args(words).arg("-c").arg(&self.file));
+        let text = |b: &[u8]| String::from_utf8_lossy(b).into_owned();
+        (out.status.success(), text(&out.stdout), text(&out.stderr))
+    }
+
     /// `kube-vip status --json`, if it answers.
     pub fn status(&self) -> Option<Snapshot> {
         let out = self.host.run(kube_vip().args(["status", "--json", "-c"]).arg(&self.file));

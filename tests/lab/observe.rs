@@ -65,8 +65,14 @@ pub struct ArpWatch {
 
 #[derive(Default)]
 struct ArpLog {
-    rounds: u32,
+    asked: Vec<Instant>,
     answers: Vec<Answer>,
+}
+
+impl ArpLog {
+    fn rounds(&self) -> u32 {
+        u32::try_from(self.asked.len()).expect("a test is short")
+    }
 }
 
 impl ArpWatch {
@@ -77,7 +83,12 @@ impl ArpWatch {
 
     /// How many questions were asked so far.
     pub fn rounds(&self) -> u32 {
-        self.watcher.get().rounds
+        self.watcher.get().rounds()
+    }
+
+    /// When each question was asked; round 1 is the first.
+    pub fn asked(&self) -> Vec<Instant> {
+        self.watcher.get().asked.clone()
     }
 
     /// All answers so far.
@@ -140,7 +151,7 @@ impl ArpWatch {
         wait_for("nobody answers ARP for the VIP", limit, || {
             let log = self.watcher.get();
             let last = log.answers.last().map_or(0, |a| a.round);
-            (log.rounds >= since + questions && log.rounds - last > questions).then_some(())
+            (log.rounds() >= since + questions && log.rounds() - last > questions).then_some(())
         });
     }
 
@@ -168,8 +179,8 @@ fn watch_arp(vip: Ipv4Addr, log: &Mutex<ArpLog>, stop: &AtomicBool, ready: &dyn 
     while !stop.load(Ordering::Relaxed) {
         let round = {
             let mut log = log.lock().expect("not poisoned");
-            log.rounds += 1;
-            log.rounds
+            log.asked.push(Instant::now());
+            log.rounds()
         };
         let n = round.to_be_bytes();
         let asker = [0x0a, 0x51, n[0], n[1], n[2], n[3]];

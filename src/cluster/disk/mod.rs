@@ -94,14 +94,15 @@ impl Disk {
         self.0.vote.borrow().is_none() && self.0.log.borrow().is_empty() && self.0.snapshot.borrow().is_none()
     }
 
-    /// The lease that an earlier run recorded, whole milliseconds.
+    /// The longest promise that an earlier run recorded, its lease or more, whole milliseconds.
     pub fn recorded_lease(&self) -> Option<Duration> {
         self.0.meta.borrow().lease_ms.map(Duration::from_millis)
     }
 
-    /// Records the lease for the next start; returns when it is on the device. Does nothing where it is recorded already.
+    /// Records how long the next run has to stay quiet, rounded up to whole milliseconds; returns when it is on the device. Does nothing
+    /// where it is recorded already.
     pub async fn record_lease(&self, lease: Duration) {
-        let lease_ms = Some(u64::try_from(lease.as_millis()).unwrap_or(u64::MAX));
+        let lease_ms = Some(u64::try_from(lease.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
         self.record(|meta| std::mem::replace(&mut meta.lease_ms, lease_ms) != lease_ms).await;
     }
 

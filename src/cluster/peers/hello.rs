@@ -18,6 +18,8 @@ pub struct Hello {
     pub lease_ms: u64,
     /// Its heartbeat in ms.
     pub heartbeat_ms: u64,
+    /// `fence: fast`: it never waits for another node's kernel lifetime.
+    pub fence_fast: bool,
     /// A random number of this run of the caller.
     pub incarnation: u64,
 }
@@ -69,7 +71,19 @@ pub fn judge(hello: &Hello, from: IpAddr, host: &Host) -> Result<usize, String> 
             hello.id, hello.lease_ms, hello.heartbeat_ms, own.lease_ms, own.heartbeat_ms
         ));
     }
+    if hello.fence_fast != own.fence_fast {
+        return Err(format!(
+            "\"{}\" at {from} has fence: {}, this node fence: {}: set the same on every node",
+            hello.id,
+            fence(hello.fence_fast),
+            fence(own.fence_fast)
+        ));
+    }
     Ok(index)
+}
+
+fn fence(fast: bool) -> &'static str {
+    if fast { "fast" } else { "safe" }
 }
 
 /// A hash over the ids of all members, in any order, and the VIP where one is given.
@@ -92,6 +106,7 @@ mod tests {
             to: NodeId::new(to).unwrap(),
             lease_ms: 250,
             heartbeat_ms: 50,
+            fence_fast: false,
             incarnation: 1,
         }
     }
@@ -105,7 +120,7 @@ mod tests {
         ];
         let host = Host { own: &own, address: "10.0.0.1".parse().unwrap(), peers: &peers };
         let good = hello("b", "a");
-        let cases: [(Hello, &str, Result<usize, &str>); 9] = [
+        let cases: [(Hello, &str, Result<usize, &str>); 10] = [
             (good.clone(), "10.0.0.2", Ok(0)),
             (good.clone(), "::ffff:10.0.0.2", Ok(0)),
             (hello("c", "a"), "10.0.0.3", Ok(1)),
@@ -114,6 +129,11 @@ mod tests {
             (good.clone(), "10.0.0.9", Err("its configured address is 10.0.0.2")),
             (hello("b", "c"), "10.0.0.2", Err("wants \"c\", this node is \"a\"")),
             (Hello { cluster: 8, ..good.clone() }, "10.0.0.2", Err("another cluster")),
+            (
+                Hello { fence_fast: true, ..good.clone() },
+                "10.0.0.2",
+                Err("has fence: fast, this node fence: safe: set the same on every node"),
+            ),
             (
                 Hello { lease_ms: 60, ..good },
                 "10.0.0.2",

@@ -2,7 +2,7 @@
 
 use super::wire::{self, Bad, HEADER, Header};
 use crate::cluster::runtime::sleep;
-use smol::Async;
+use crate::reactor::Async;
 use smol::future::FutureExt;
 use smol::io::{AsyncReadExt, BufReader};
 use std::io;

@@ -3,11 +3,11 @@
 use super::hello::Hello;
 use super::io::{Broken, Reader, read_frame, reader, within};
 use super::message::{Request, Response};
-use super::wire::{self, Flags, Kind, PREAMBLE};
-use crate::cluster::runtime::{now, sleep};
+use super::wire::{self, Flags, Header, Kind, PREAMBLE};
+use crate::cluster::runtime::{now, sleep, sleep_until};
 use crate::cluster::shared::{Peer, Shared};
-use log::{debug, info, warn};
-use smol::Async;
+use crate::reactor::Async;
+use log::{debug, log, warn};
 use smol::future::FutureExt;
 use smol::io::AsyncWriteExt;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -15,8 +15,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A connection attempt, and a handshake, may take this long.
+/// A handshake may take twice this long; a connection that ends sooner was none.
 const CONNECT: Duration = Duration::from_secs(1);
+/// An attempt to connect, and an answer, may take two leases within these bounds. A segment that is lost in a short cut is repeated by TCP
+/// only after as long again as the cut took (a SYN after 1 s): longer than an election; a new connection is there at once.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(6));
 /// Back-off between attempts: doubles between these two, with jitter of up to a half.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(640));
 /// A connection without other requests is pinged this often.
@@ -28,17 +31,22 @@ const PING_FRESH: Duration = Duration::from_millis(100);
 pub async fn keep_connected(shared: Rc<Shared>, index: usize) {
     let peer = &shared.peers[index];
     let mut backoff = BACKOFF.0;
+    let mut brief = false;
     loop {
         let met = within(CONNECT * 2, meet(&shared, peer)).await;
         match met {
             Ok(stream) => {
                 let since = now();
-                peer_up(&shared, peer);
+                // A peer that accepts but does not answer is told of once, not with every attempt.
+                let level = if brief { log::Level::Debug } else { log::Level::Info };
+                peer_up(&shared, peer, level);
                 let why = talk(&shared, peer, &stream).await;
                 peer.calls.disconnect();
-                info!("peer {}: connection to {} lost: {why}", peer.id, peer.address);
+                brief = now() - since < CONNECT;
+                let level = if brief { level } else { log::Level::Info };
+                log!(level, "peer {}: connection to {} lost: {why}", peer.id, peer.address);
                 peer.set_problem(why.to_string());
-                if now() - since >= CONNECT {
+                if !brief {
                     backoff = BACKOFF.0; // one that ends at once is no better than none
                 }
             }
@@ -46,14 +54,18 @@ pub async fn keep_connected(shared: Rc<Shared>, index: usize) {
         }
         // A peer that calls can be called: after a partition both directions are back at once.
         sleep(backoff / 2 + shared.jitter(backoff / 2)).or(peer.called.wait()).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
+        backoff = (backoff * 2).min(BACKOFF.1).min(patience(shared.lease()));
     }
 }
 
-fn peer_up(shared: &Shared, peer: &Peer) {
-    info!("peer {}: connected to {}", peer.id, peer.address);
+fn patience(lease: Duration) -> Duration {
+    (lease * 2).clamp(PATIENCE.0, PATIENCE.1)
+}
+
+pub(super) fn peer_up(shared: &Shared, peer: &Peer, level: log::Level) {
+    log!(level, "peer {}: connected to {}", peer.id, peer.address);
     peer.clear_problem();
-    peer.calls.connect(now());
+    peer.calls.connect();
     shared.peer_came_up(&peer.id);
 }
 
@@ -68,20 +80,32 @@ fn note_failure(peer: &Peer, why: &Broken) {
 
 /// Connects from this node's own address (peers know it by that) and shakes hands.
 async fn meet(shared: &Shared, peer: &Peer) -> Result<Async<TcpStream>, Broken> {
-    let stream = connect(shared.address, peer.address).await?;
+    let limit = patience(shared.lease()).min(CONNECT);
+    let stream = connect(shared.address, peer.address, limit).await?;
     let mut out = &stream;
-    let hello = Hello { to: peer.id.clone(), ..shared.hello.clone() };
     let mut first = PREAMBLE.to_vec();
-    first.extend(wire::emit(Kind::Hello, shared.flags(), 0, &hello).ok_or(wire::Bad::Payload)?);
+    first.extend(hello(shared, peer)?);
     out.write_all(&first).await?;
     let (header, payload) = read_frame(&mut reader(&stream)).await?;
+    welcomed(peer, header, &payload)?;
+    Ok(stream)
+}
+
+/// The first frame of a call.
+pub(super) fn hello(shared: &Shared, peer: &Peer) -> Result<Vec<u8>, wire::Bad> {
+    let hello = Hello { to: peer.id.clone(), ..shared.hello.clone() };
+    wire::emit(Kind::Hello, shared.flags(), 0, &hello).ok_or(wire::Bad::Payload)
+}
+
+/// The answer to it.
+pub(super) fn welcomed(peer: &Peer, header: Header, payload: &[u8]) -> Result<(), Broken> {
     match header.kind {
         Kind::Welcome => {
             peer.heard(now(), header.flags);
-            Ok(stream)
+            Ok(())
         }
         Kind::Refused => {
-            let text: String = wire::parse_payload(&payload)?;
+            let text: String = wire::parse_payload(payload)?;
             Err(Broken::Io(std::io::Error::other(format!("refused by the peer: {}", printable(&text)))))
         }
         _ => Err(Broken::Bad(wire::Bad::Kind(header.kind as u8))),
@@ -93,7 +117,7 @@ fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
-async fn connect(from: SocketAddr, to: SocketAddr) -> Result<Async<TcpStream>, Broken> {
+async fn connect(from: SocketAddr, to: SocketAddr, limit: Duration) -> Result<Async<TcpStream>, Broken> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -102,8 +126,12 @@ async fn connect(from: SocketAddr, to: SocketAddr) -> Result<Async<TcpStream>, B
         Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e.into()),
         _ => {}
     }
-    let stream = Async::new_nonblocking(TcpStream::from(socket))?;
-    within(CONNECT, async { Ok(stream.writable().await?) }).await?;
+    let stream = Async::new(TcpStream::from(socket))?;
+    let connected = async {
+        stream.writable().await;
+        Ok(())
+    };
+    within(limit, connected).await?;
     match stream.get_ref().take_error()? {
         Some(e) => Err(e.into()),
         None => Ok(stream),
@@ -134,28 +162,32 @@ async fn talk(shared: &Shared, peer: &Peer, stream: &Async<TcpStream>) -> Broken
 
 async fn read_answer(peer: &Peer, input: &mut Reader<'_>) -> Result<(), Broken> {
     let (header, payload) = read_frame(input).await?;
+    Ok(take_answer(peer, header, &payload)?)
+}
+
+/// Hands an answer to whoever asked.
+pub(super) fn take_answer(peer: &Peer, header: Header, payload: &[u8]) -> Result<(), wire::Bad> {
     if header.kind != Kind::Response {
-        return Err(wire::Bad::Kind(header.kind as u8).into());
+        return Err(wire::Bad::Kind(header.kind as u8));
     }
-    let response: Response = wire::parse_payload(&payload)?;
+    let response: Response = wire::parse_payload(payload)?;
     let now = now();
     peer.heard(now, header.flags);
     peer.calls.answered(header.id, response, now);
     Ok(())
 }
 
-/// Pings an idle connection, and gives up one whose peer no longer answers: after a silence TCP would repeat its segments only
-/// after many seconds, a new connection is there at once.
-async fn watch(shared: &Shared, peer: &Peer) -> Broken {
-    let patience = (shared.lease() * 2).max(Duration::from_secs(1));
+/// Pings an idle connection, and gives up one whose peer owes an answer for too long.
+pub(super) async fn watch(shared: &Shared, peer: &Peer) -> Broken {
+    let patience = patience(shared.lease());
     loop {
         let pause = if shared.is_empty() { PING_FRESH } else { PING };
-        sleep(pause).await;
-        if now() - peer.calls.last_asked() >= pause {
-            ping(shared.flags(), peer, patience).await;
-        }
-        if now() - peer.calls.last_answered() >= patience {
-            return Broken::Silent(patience);
+        let (now, idle_until) = (now(), peer.calls.last_asked() + pause);
+        match peer.calls.owing_since() {
+            Some(since) if now >= since + patience => return Broken::Silent(now - since),
+            Some(since) => sleep_until((since + patience).min(now + pause)).await,
+            None if now >= idle_until => ping(shared.flags(), peer, patience).await,
+            None => sleep_until(idle_until).or(peer.calls.owes()).await,
         }
     }
 }

@@ -4,35 +4,47 @@ use crate::cluster::types::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotMeta, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
     Vote, VoteRequest, VoteResponse,
 };
+use crate::release::{Commitment, Secret};
 use serde::{Deserialize, Serialize};
+
+/// Shows that the hold of a leader's vote has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// The leader's vote.
+    pub vote: Vote,
+    /// Its secret.
+    pub secret: Secret,
+}
 
 /// A request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Request {
     /// Are you there? The flags of the answer are what is asked for.
     Ping,
-    /// Heartbeat and replication.
-    Append(AppendEntriesRequest),
-    /// A vote; where a leader told the candidate to campaign, with that leader's vote: openraft's flag alone could be believed
-    /// under a vote it was not meant for.
-    Vote(VoteRequest, Option<Vote>),
+    /// Heartbeat and replication, with the hash of the secret that will end the promise made by accepting it.
+    Append(AppendEntriesRequest, Commitment),
+    /// A vote. A candidate that knows that the last leader's hold has ended shows why: its word, or openraft's flag, would not be
+    /// enough to end the lease.
+    Vote(VoteRequest, Option<Proof>),
     /// Would you vote?
-    PreVote(VoteRequest),
+    PreVote(VoteRequest, Option<Proof>),
     /// A whole snapshot: what is applied, and the members.
-    Snapshot(Vote, SnapshotMeta),
-    /// Become leader, or forget the leader's lease.
-    Transfer(TransferLeaderRequest),
+    Snapshot(Vote, SnapshotMeta, Commitment),
+    /// Become leader, or forget the leader's lease; with the secret of its vote.
+    Transfer(TransferLeaderRequest, Secret),
+    /// A keeper's notice, passed on to the peer that should stand first: datagrams get lost.
+    Released(Proof),
 }
 
 impl Request {
-    /// The vote under which it is said; none for a ping.
+    /// The vote under which it is said; none where anybody may say it.
     pub fn vote(&self) -> Option<&Vote> {
         match self {
-            Request::Ping => None,
-            Request::Append(rpc) => Some(&rpc.vote),
-            Request::Vote(rpc, _) | Request::PreVote(rpc) => Some(&rpc.vote),
-            Request::Snapshot(vote, _) => Some(vote),
-            Request::Transfer(rpc) => Some(rpc.from_leader()),
+            Request::Ping | Request::Released(_) => None,
+            Request::Append(rpc, _) => Some(&rpc.vote),
+            Request::Vote(rpc, _) | Request::PreVote(rpc, _) => Some(&rpc.vote),
+            Request::Snapshot(vote, ..) => Some(vote),
+            Request::Transfer(rpc, _) => Some(rpc.from_leader()),
         }
     }
 }
@@ -52,7 +64,7 @@ impl Response {
 /// A response.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Response {
-    /// To Ping.
+    /// To Ping and Released.
     Pong,
     /// To Append.
     Append(AppendEntriesResponse),

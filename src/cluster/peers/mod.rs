@@ -5,9 +5,12 @@ pub mod hello;
 mod io;
 mod link;
 pub mod message;
+mod notice;
 mod server;
 pub mod wire;
+pub mod wires;
 
 pub use calls::Calls;
 pub use link::keep_connected;
+pub use notice::read_notices;
 pub use server::serve;

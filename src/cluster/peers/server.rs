@@ -3,13 +3,13 @@
 use super::hello::{self, Hello, Host};
 use super::io::{Broken, Reader, read_frame, read_preamble, reader, within};
 use super::message::{Request, Response};
-use super::wire::{self, Kind};
+use super::wire::{self, Header, Kind};
 use crate::cluster::answer::answer;
 use crate::cluster::runtime::{now, sleep, spawn};
 use crate::cluster::shared::Shared;
+use crate::reactor::Async;
 use crate::sys::clock::Instant;
 use log::{debug, warn};
-use smol::Async;
 use smol::future::FutureExt;
 use smol::io::AsyncWriteExt;
 use std::cell::{Cell, RefCell};
@@ -152,42 +152,59 @@ impl Caller {
     async fn handshake(&self, input: &mut Reader<'_>, mut out: &Async<TcpStream>) -> Result<usize, Broken> {
         read_preamble(input).await?;
         let (header, payload) = read_frame(input).await?;
-        if header.kind != Kind::Hello {
-            return Err(wire::Bad::Kind(header.kind as u8).into());
-        }
-        let hello: Hello = wire::parse_payload(&payload)?;
-        let host = Host { own: &self.shared.hello, address: self.shared.address.ip(), peers: &self.shared.addresses };
-        let judged = hello::judge(&hello, self.from, &host);
-        let (kind, text) = match &judged {
-            Ok(_) => (Kind::Welcome, ""),
-            Err(text) => (Kind::Refused, text.as_str()),
-        };
-        let frame = wire::emit(kind, self.shared.flags(), header.id, &text).ok_or(wire::Bad::Payload)?;
+        let (frame, judged) = greet(&self.shared, self.from, header, &payload)?;
         out.write_all(&frame).await?;
-        let index = judged.map_err(|text| Broken::Io(std::io::Error::other(text)))?;
-        let peer = &self.shared.peers[index];
-        peer.heard(now(), header.flags);
-        if peer.returns(hello.incarnation) {
-            warn!(
-                "two machines speak as \"{}\" from {}: is one a copy of the other's disk? Give each an id and an address of its own",
-                peer.id, self.from
-            );
-        }
-        Ok(index)
+        judged.map_err(|text| Broken::Io(std::io::Error::other(text)))
     }
 
     /// Reads a request and answers it. In order: a peer has few requests under way, and heartbeats never wait for a vote of the
     /// same peer, because who campaigns does not lead.
     async fn answer_one(&self, index: usize, input: &mut Reader<'_>, mut out: &Async<TcpStream>) -> Result<(), Broken> {
         let (header, payload) = within(IDLE, read_frame(input)).await?;
-        if header.kind != Kind::Request {
-            return Err(wire::Bad::Kind(header.kind as u8).into());
-        }
-        let request: Request = wire::parse_payload(&payload)?;
-        let peer = &self.shared.peers[index];
-        peer.heard(now(), header.flags);
-        let response: Response = answer(&self.shared, &peer.id, request).await;
-        let frame = wire::emit(Kind::Response, self.shared.flags(), header.id, &response).ok_or(wire::Bad::Payload)?;
+        let frame = respond(&self.shared, index, header, &payload).await?;
         Ok(out.write_all(&frame).await?)
     }
+}
+
+/// Judges a Hello: the frame to answer it with, and the index of the peer, or why it is refused.
+pub(super) fn greet(
+    shared: &Shared,
+    from: IpAddr,
+    header: Header,
+    payload: &[u8],
+) -> Result<(Vec<u8>, Result<usize, String>), wire::Bad> {
+    if header.kind != Kind::Hello {
+        return Err(wire::Bad::Kind(header.kind as u8));
+    }
+    let hello: Hello = wire::parse_payload(payload)?;
+    let host = Host { own: &shared.hello, address: shared.address.ip(), peers: &shared.addresses };
+    let judged = hello::judge(&hello, from, &host);
+    let (kind, text) = match &judged {
+        Ok(_) => (Kind::Welcome, ""),
+        Err(text) => (Kind::Refused, text.as_str()),
+    };
+    let frame = wire::emit(kind, shared.flags(), header.id, &text).ok_or(wire::Bad::Payload)?;
+    if let Ok(index) = judged {
+        let peer = &shared.peers[index];
+        peer.heard(now(), header.flags);
+        if peer.returns(hello.incarnation) {
+            warn!(
+                "two machines speak as \"{}\" from {from}: is one a copy of the other's disk? Give each an id and an address of its own",
+                peer.id
+            );
+        }
+    }
+    Ok((frame, judged))
+}
+
+/// Answers one request: the frame of the response.
+pub(super) async fn respond(shared: &Rc<Shared>, index: usize, header: Header, payload: &[u8]) -> Result<Vec<u8>, wire::Bad> {
+    if header.kind != Kind::Request {
+        return Err(wire::Bad::Kind(header.kind as u8));
+    }
+    let request: Request = wire::parse_payload(payload)?;
+    let peer = &shared.peers[index];
+    peer.heard(now(), header.flags);
+    let response: Response = answer(shared, &peer.id, header.flags, request).await;
+    wire::emit(Kind::Response, shared.flags(), header.id, &response).ok_or(wire::Bad::Payload)
 }

@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 use std::fmt;
 
 /// What a connection starts with; the last byte is the version of this protocol.
-pub const PREAMBLE: [u8; 8] = *b"kubevip\x01";
+pub const PREAMBLE: [u8; 8] = *b"kubevip\x02";
 /// Bytes before the payload.
 pub const HEADER: usize = 14;
 /// The longest frame, without its length field. Everything this cluster says fits in a fraction of it.
@@ -48,6 +48,12 @@ pub struct Flags {
     pub awake: bool,
     /// It has a log, and with it the list of members.
     pub log: bool,
+    /// Its kernel silences the VIP at the end of a hold, whatever becomes of its processes.
+    pub fenced: bool,
+    /// It reaches a backend, or does not look (`trackBackends`).
+    pub reaches: bool,
+    /// It leads, has let the VIP go or is about to, and will name its successor.
+    pub moving: bool,
 }
 
 impl Flags {
@@ -57,11 +63,23 @@ impl Flags {
             | u8::from(self.starts) << 2
             | u8::from(self.awake) << 3
             | u8::from(self.log) << 4
+            | u8::from(self.fenced) << 5
+            | u8::from(self.reaches) << 6
+            | u8::from(self.moving) << 7
     }
 
     fn parse(byte: u8) -> Self {
         let bit = |n: u8| byte >> n & 1 == 1;
-        Self { fit: bit(0), empty: bit(1), starts: bit(2), awake: bit(3), log: bit(4) }
+        Self {
+            fit: bit(0),
+            empty: bit(1),
+            starts: bit(2),
+            awake: bit(3),
+            log: bit(4),
+            fenced: bit(5),
+            reaches: bit(6),
+            moving: bit(7),
+        }
     }
 }
 
@@ -172,16 +190,16 @@ mod tests {
 
     #[test]
     fn a_frame_byte_for_byte() {
-        let flags = Flags { fit: true, empty: false, starts: true, awake: false, log: true };
+        let flags = Flags { fit: true, starts: true, log: true, reaches: true, ..Flags::default() };
         let frame = emit(Kind::Request, flags, 0x0102, &"hi").unwrap();
-        assert_eq!(frame, [0, 0, 0, 13, 3, 0b10101, 0, 0, 0, 0, 0, 0, 1, 2, 2, b'h', b'i']);
+        assert_eq!(frame, [0, 0, 0, 13, 3, 0b101_0101, 0, 0, 0, 0, 0, 0, 1, 2, 2, b'h', b'i']);
         assert_eq!(header(&frame), Ok(Header { payload: 3, kind: Kind::Request, flags, id: 0x0102 }));
         assert_eq!(parse_payload::<String>(&frame[HEADER..]).unwrap(), "hi");
     }
 
     #[test]
     fn every_flag_survives() {
-        for byte in 0..32 {
+        for byte in 0..=u8::MAX {
             assert_eq!(Flags::parse(byte).emit(), byte);
         }
     }
@@ -199,7 +217,7 @@ mod tests {
     #[test]
     fn other_programs_and_other_versions_are_told_apart() {
         assert_eq!(check_preamble(&PREAMBLE), Ok(()));
-        assert_eq!(check_preamble(b"kubevip\x02"), Err(Bad::Version(2)));
+        assert_eq!(check_preamble(b"kubevip\x01"), Err(Bad::Version(1)));
         let bad = check_preamble(b"GET / HT").unwrap_err();
         assert_eq!(bad.to_string(), "not a kube-vip peer (it began with \"GET / HT\")");
     }

@@ -19,6 +19,9 @@ pub fn hold_of(lease: Duration) -> Duration {
     eighty.saturating_sub(Duration::from_millis(10)).max(lease / 4)
 }
 
+/// How long after the end of a hold the kernel fence may go on: its timeout is exact to a few milliseconds.
+pub const FENCE_MARGIN: Duration = Duration::from_millis(10);
+
 /// What raft says of this node's leadership, at one instant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Leading {
@@ -85,7 +88,13 @@ enum Phase {
 pub struct HoldRule {
     lease: Duration,
     hold: Duration,
-    /// How long after a hold's end the VIP may linger where the keeper can't confirm (the kernel's lifetime bound).
+    /// How long after a hold's end the VIP may linger where neither keeper nor fence ends it (the kernel's lifetime bound).
+    lingers: Duration,
+    /// The kernel fence is in place.
+    fenced: bool,
+    /// When it was last not: peers that acknowledged what was sent before may have promised one lease only.
+    unfenced_since: Option<Instant>,
+    /// How long after its end the VIP may linger for this hold.
     drop_margin: Duration,
     phase: Phase,
     spent: Option<VoteId>,
@@ -94,9 +103,28 @@ pub struct HoldRule {
 }
 
 impl HoldRule {
-    /// A node that holds nothing yet. `drop_margin` is the longest time an address outlives its hold without a living keeper.
-    pub fn new(lease: Duration, drop_margin: Duration) -> Self {
-        Self { lease, hold: hold_of(lease), drop_margin, phase: Phase::Free, spent: None, late: None }
+    /// A node that holds nothing yet, without a kernel fence. `lingers` is the longest time an address outlives its hold without a
+    /// living keeper.
+    pub fn new(lease: Duration, lingers: Duration) -> Self {
+        let (hold, phase) = (hold_of(lease), Phase::Free);
+        Self { lease, hold, lingers, fenced: false, unfenced_since: None, drop_margin: lingers, phase, spent: None, late: None }
+    }
+
+    /// Whether this node's kernel fence is in place, from now on.
+    ///
+    /// One that is lost counts at once, for the running hold too; and that hold goes on only by acknowledgements of what was sent since:
+    /// only then a majority knows for how long it must wait. One that comes counts from the next order on: until then the order that runs
+    /// may have been carried out without it.
+    pub fn set_fenced(&mut self, now: Instant, fenced: bool) {
+        if self.fenced && !fenced {
+            (self.unfenced_since, self.drop_margin) = (Some(now), self.lingers);
+        }
+        self.fenced = fenced;
+    }
+
+    /// Whether it is in place.
+    pub fn is_fenced(&self) -> bool {
+        self.fenced
     }
 
     /// Takes the newest facts; returns an order where something changes for the keeper.
@@ -172,9 +200,13 @@ impl HoldRule {
         if !may_hold || now >= until {
             return None;
         }
-        let vote = leading.vote.clone();
+        Some(self.order(leading.vote.clone(), until))
+    }
+
+    fn order(&mut self, vote: VoteId, until: Instant) -> Order {
+        self.drop_margin = if self.fenced { FENCE_MARGIN } else { self.lingers };
         self.phase = Phase::Holding { vote: vote.clone(), until };
-        Some(Order::Hold { vote, until })
+        Order::Hold { vote, until }
     }
 
     fn go_on(
@@ -200,13 +232,13 @@ impl HoldRule {
             return Some(Order::LetGo { vote, why });
         }
         let later = leading.and_then(|l| self.until(now, l)).filter(|later| *later > until)?;
-        self.phase = Phase::Holding { vote: vote.clone(), until: later };
-        Some(Order::Hold { vote, until: later })
+        Some(self.order(vote, later))
     }
 
     /// `last_quorum_acked + hold`, never beyond `now + hold` (an acknowledgement from the future is a broken clock).
     fn until(&self, now: Instant, leading: &Leading) -> Option<Instant> {
-        leading.quorum_acked.map(|acked| (acked + self.hold).min(now + self.hold))
+        let told = |acked: &Instant| self.fenced || self.unfenced_since.is_none_or(|since| *acked > since);
+        leading.quorum_acked.filter(told).map(|acked| (acked + self.hold).min(now + self.hold))
     }
 
     fn expire_ending(&mut self, now: Instant) {
@@ -328,6 +360,44 @@ mod tests {
         assert_eq!(r.step(at(4685), None, true), None);
         assert_eq!(r.deadline(), None);
         assert!(r.is_spent(&vote(3)));
+    }
+
+    #[test]
+    fn with_the_fence_in_place_the_gate_opens_right_after_the_hold() {
+        let mut r = rule();
+        r.set_fenced(at(0), true);
+        r.step(at(1000), Some(&leading(3, 990, 995)), true);
+        r.step(at(1185), Some(&leading(3, 990, 995)), true);
+        assert!(r.may_be_held(at(1194)) && !r.may_be_held(at(1195)));
+        assert_eq!(r.deadline(), Some(at(1195)));
+    }
+
+    #[test]
+    fn a_fence_that_is_lost_counts_at_once_and_one_that_comes_from_the_next_order_on() {
+        let mut r = rule();
+        r.step(at(1000), Some(&leading(3, 990, 995)), true);
+        r.set_fenced(at(1001), true);
+        assert!(r.may_be_held(at(1186)), "the order that runs was given without it");
+        assert_eq!(r.step(at(1060), Some(&leading(3, 990, 1050)), true), hold(3, 1240));
+        assert!(!r.may_be_held(at(1250)));
+        r.set_fenced(at(1100), false);
+        assert!(r.may_be_held(at(1240 + 3499)));
+    }
+
+    #[test]
+    fn without_the_fence_a_hold_goes_on_only_by_what_peers_acknowledged_since() {
+        let mut r = rule();
+        r.set_fenced(at(0), true);
+        r.step(at(1000), Some(&leading(3, 990, 995)), true);
+        r.set_fenced(at(1010), false);
+        assert_eq!(r.step(at(1020), Some(&leading(3, 990, 1010)), true), None, "its voters promised one lease");
+        assert_eq!(r.step(at(1070), Some(&leading(3, 990, 1060)), true), hold(3, 1250));
+        let mut r = rule();
+        r.set_fenced(at(0), true);
+        r.set_fenced(at(1000), false);
+        assert_eq!(r.step(at(1005), Some(&leading(3, 990, 995)), true), None, "nor does one begin");
+        r.set_fenced(at(1006), true);
+        assert_eq!(r.step(at(1007), Some(&leading(3, 990, 995)), true), hold(3, 1185));
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! Quiet start: a node that starts waits before it votes, campaigns, initialises or accepts a transfer.
 //!
 //! A restarted openraft restores its vote with no lease, so it could vote against a leader it acknowledged a moment ago. Waiting
-//! for the longest lease it may have promised makes a restart harmless, also one that lost its disk.
+//! for the longest promise it may have made makes a restart harmless, also one that lost its disk.
 
 use std::time::Duration;
 
 /// The wait where no lease is recorded: the longest lease of the presets.
 pub const UNKNOWN: Duration = Duration::from_secs(3);
 
-/// How long to stay quiet: the longest of the own lease, and the recorded one or 3 s where none is recorded.
-pub fn quiet_for(lease: Duration, recorded: Option<Duration>) -> Duration {
-    lease.max(recorded.unwrap_or(UNKNOWN))
+/// How long to stay quiet: the longest of the own lease, and the recorded promise. Where none is recorded the disk may have been lost,
+/// and with it the promise to a leader without kernel fence: 3 s, or as long as such a promise lasts (`unfenced`).
+///
+/// The same is to be recorded until the quiet start has ended: a run that follows sooner has the same promises to keep.
+pub fn quiet_for(lease: Duration, unfenced: Duration, recorded: Option<Duration>) -> Duration {
+    lease.max(recorded.unwrap_or(UNKNOWN.max(unfenced)))
 }
 
 #[cfg(test)]
@@ -20,10 +23,17 @@ mod tests {
     #[test]
     fn the_longest_of_all_promises() {
         let ms = Duration::from_millis;
-        for (lease, recorded, quiet) in
-            [(250, None, 3000), (250, Some(250), 250), (250, Some(60), 250), (60, Some(3000), 3000), (5000, None, 5000)]
-        {
-            assert_eq!(quiet_for(ms(lease), recorded.map(ms)), ms(quiet), "lease {lease}, recorded {recorded:?}");
+        for (lease, unfenced, recorded, quiet) in [
+            (250, 4612, None, 4612),
+            (250, 250, None, 3000),
+            (250, 4612, Some(250), 250),
+            (250, 4612, Some(4613), 4613),
+            (250, 4612, Some(60), 250),
+            (60, 4422, Some(3000), 3000),
+            (5000, 8000, None, 8000),
+        ] {
+            let got = quiet_for(ms(lease), ms(unfenced), recorded.map(ms));
+            assert_eq!(got, ms(quiet), "lease {lease}, unfenced {unfenced}, recorded {recorded:?}");
         }
     }
 }

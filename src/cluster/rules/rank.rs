@@ -18,13 +18,15 @@ pub struct Candidate {
     pub priority: u32,
     /// Whether it could hold the VIP, as far as known.
     pub fit: bool,
+    /// Whether it reaches a backend, as far as known.
+    pub reaches: bool,
 }
 
-/// Members in the order in which they stand: fit before unfit, the last leader at the end of its class, higher priority
-/// first, then by id.
+/// Members in the order in which they stand: fit before unfit, those that reach a backend before those that don't, the last leader
+/// at the end of its class, higher priority first, then by id.
 pub fn order(mut members: Vec<Candidate>, last_leader: Option<&NodeId>) -> Vec<Candidate> {
     members.sort_by(|a, b| {
-        let class = |c: &Candidate| (!c.fit, last_leader == Some(&c.id));
+        let class = |c: &Candidate| (!c.fit, !c.reaches, last_leader == Some(&c.id));
         class(a).cmp(&class(b)).then(b.priority.cmp(&a.priority)).then(a.id.cmp(&b.id))
     });
     members
@@ -41,9 +43,16 @@ pub fn slot(round_trip: Duration, lease: Duration) -> Duration {
     (round_trip * 2).clamp(MIN_SLOT, lease.max(MIN_SLOT))
 }
 
-/// When a follower of this rank campaigns: one lease after it last heard of a leader (or granted a vote), plus its slots.
-pub fn campaign_at(last_heard: Instant, lease: Duration, rank: u32, slot: Duration) -> Instant {
-    last_heard + lease + slot.saturating_mul(rank.min(64))
+/// When a follower of this rank campaigns: when its promise to the leader has ended (or the time of a candidate it voted for is over),
+/// plus its slots.
+pub fn campaign_at(free: Instant, rank: u32, slot: Duration) -> Instant {
+    free + slot.saturating_mul(rank.min(64))
+}
+
+/// When a node that could not hold campaigns all the same, although one that could is here: as late as four leases, because it only
+/// helps where the other can't be elected (its log is behind).
+pub fn unfit_at(free: Instant, granted: Option<Instant>, lease: Duration) -> Instant {
+    free.max(granted.unwrap_or_default()) + lease * 4
 }
 
 /// How long until the next try where a campaign brought no leader: half a heartbeat, but a campaign that is still collecting
@@ -57,7 +66,7 @@ mod tests {
     use super::*;
 
     fn c(id: &str, priority: u32, fit: bool) -> Candidate {
-        Candidate { id: NodeId::new(id).unwrap(), priority, fit }
+        Candidate { id: NodeId::new(id).unwrap(), priority, fit, reaches: true }
     }
 
     #[test]
@@ -73,6 +82,14 @@ mod tests {
     }
 
     #[test]
+    fn a_backend_in_reach_counts_more_than_priority_and_less_than_fitness() {
+        let deaf = |id: &str, priority, fit| Candidate { reaches: false, ..c(id, priority, fit) };
+        let members = vec![deaf("a", 200, true), c("b", 100, true), c("c", 255, false), deaf("d", 255, false)];
+        let ids: Vec<String> = order(members, Some(&NodeId::new("b").unwrap())).iter().map(|c| c.id.to_string()).collect();
+        assert_eq!(ids, ["b", "a", "c", "d"]);
+    }
+
+    #[test]
     fn slots_follow_the_round_trip_within_bounds() {
         let ms = Duration::from_millis;
         assert_eq!(slot(ms(0), ms(250)), ms(10));
@@ -81,12 +98,20 @@ mod tests {
     }
 
     #[test]
-    fn the_first_rank_stands_right_after_the_lease() {
+    fn the_first_rank_stands_as_soon_as_it_may() {
         let ms = Duration::from_millis;
         let t = Instant::from_nanos(0);
-        assert_eq!(campaign_at(t, ms(250), 0, ms(10)), t + ms(250));
-        assert_eq!(campaign_at(t, ms(250), 2, ms(10)), t + ms(270));
-        assert!(campaign_at(t, ms(250), u32::MAX, ms(250)) <= t + ms(250) * 65, "a stranger waits, but not for ever");
+        assert_eq!(campaign_at(t, 0, ms(10)), t);
+        assert_eq!(campaign_at(t, 2, ms(10)), t + ms(20));
+        assert!(campaign_at(t, u32::MAX, ms(250)) <= t + ms(250) * 64, "a stranger waits, but not for ever");
+    }
+
+    #[test]
+    fn an_unfit_node_leaves_the_others_time_but_not_for_ever() {
+        let ms = Duration::from_millis;
+        let t = Instant::from_nanos(0);
+        assert_eq!(unfit_at(t, None, ms(250)), t + ms(1000));
+        assert_eq!(unfit_at(t, Some(t + ms(100)), ms(250)), t + ms(1100));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //!
 //! The daemon enters [`real`]; a simulator enters its own [`Env`] with a virtual clock on its own thread and runs the same code.
 
+use super::blocking;
+use crate::reactor;
 use crate::sys::clock::{self, Instant};
 use smol::LocalExecutor;
 use std::cell::{Cell, RefCell};
@@ -74,7 +76,7 @@ pub fn random() -> u64 {
     current().random()
 }
 
-/// The real surroundings: CLOCK_BOOTTIME, smol's timers, this executor, smol's pool of blocking threads.
+/// The real surroundings: CLOCK_BOOTTIME, this thread's reactor, this executor, a few threads for what blocks.
 pub fn real(executor: Rc<LocalExecutor<'static>>) -> Rc<dyn Env> {
     // RandomState is seeded by the kernel once per thread and differs for each instance.
     Rc::new(Real { executor, state: Cell::new(RandomState::new().build_hasher().finish()) })
@@ -91,16 +93,7 @@ impl Env for Real {
     }
 
     fn sleep_until(&self, deadline: Instant) -> LocalFuture<()> {
-        Box::pin(async move {
-            // smol's timers don't count time suspended, so look again rather than trust them.
-            loop {
-                let left = deadline - clock::now();
-                if left.is_zero() {
-                    return;
-                }
-                smol::Timer::after(left).await;
-            }
-        })
+        Box::pin(reactor::sleep_until(deadline))
     }
 
     fn spawn(&self, task: LocalFuture<()>) {
@@ -114,11 +107,10 @@ impl Env for Real {
 
     fn unblock(&self, job: Job) -> LocalFuture<()> {
         let (running, done) = smol::channel::bounded::<()>(1);
-        let job = move || {
+        blocking::run(move || {
             job();
             drop(running);
-        };
-        smol::unblock(job).detach(); // dropping the task would cancel the job
+        });
         Box::pin(async move {
             let _ = done.recv().await; // an error: the job is over
         })

@@ -1,5 +1,6 @@
 //! openraft's `AsyncRuntime` on smol: one thread, channels without atomics, timers only while they are awaited.
 
+mod blocking;
 mod env;
 mod mpsc;
 mod mutex;
@@ -97,17 +98,19 @@ impl AsyncRuntime for SmolRuntime {
         F: Future<Output = T>,
     {
         let _entered = enter(real(self.executor.clone()));
-        smol::block_on(self.executor.run(future))
+        crate::reactor::block_on(self.executor.run(future)).expect("epoll can be opened and waited on")
     }
 
-    /// As smol does it: on a pool of threads that end when idle, not a thread per call.
+    /// # Errors
+    /// The work panicked.
     fn spawn_blocking<F, T>(f: F) -> impl Future<Output = std::io::Result<T>> + Send
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        let job = smol::unblock(f);
-        async move { Ok(job.await) }
+        let (tx, rx) = smol::channel::bounded(1);
+        blocking::run(move || drop(tx.try_send(f()))); // nobody has to wait for it
+        async move { rx.recv().await.map_err(std::io::Error::other) }
     }
 }
 

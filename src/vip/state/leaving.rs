@@ -64,10 +64,8 @@ impl Machine {
     }
 
     pub(super) fn stop(&mut self, now: Instant) {
-        if self.stop_at.is_none() {
-            self.stop_at = Some(now + STOP_TIME);
-            self.report(Report::Stopping);
-        }
+        self.stop_at.get_or_insert(now + STOP_TIME);
+        self.report(Report::Stopping); // each time: told twice, the daemon stops draining
     }
 
     pub(super) fn daemon_closed(&mut self, now: Instant) {
