@@ -1,10 +1,14 @@
 //! The address: a small privileged keeper process adds, renews, announces and removes it, and only until the deadline it was given.
 //!
 //! ```text
-//! daemon ── Order ──▶ link ─▶ keeper ─▶ state (pure: wanted vs observed, now) ─▶ Next ─▶ kernel (netlink, AF_PACKET)
-//!        ◀─ Report ──                     ▲                                                │
-//!                                         └──────────── Input: what the kernel said ◀──────┘
+//! daemon ── Order ──▶ link ─▶ keeper ─▶ state (pure: wanted vs observed, now) ─▶ Next ─┬▶ kernel: address, fence, frames
+//!        ◀─ Report ──                     ▲                                            │ └▶ peers: proof of release (UDP)
+//!                                         └──────────── Input: what the kernel said ◀──┘
 //! ```
+//!
+//! Three things end it, the fastest first: the keeper at its deadline or when the daemon ends (milliseconds, and the peers are told); the
+//! kernel fence, an nf_tables element with a timeout, which needs no living process (exact to a tick, on kernels that have it); and the
+//! lifetime of the address itself ([`lifetime_bound`]).
 //!
 //! The contract between the two processes: a hold that the keeper began (or refused for what it found on this host) ends with exactly one
 //! [`Report::Gone`], and its vote is spent from then on. Time is CLOCK_BOOTTIME on both sides.
