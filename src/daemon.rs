@@ -167,7 +167,11 @@ pub fn notify_of(config: &Config, key: &Key) -> Option<Notify> {
     })
 }
 
-fn cluster_spec(config: &Config, fit: bool, key: Key) -> Result<cluster::Spec, String> {
+/// What the cluster part is told of this configuration.
+///
+/// # Errors
+/// A name that can't be a node's.
+pub fn cluster_spec(config: &Config, fit: bool, key: Key) -> Result<cluster::Spec, String> {
     let member = |p: &crate::config::Peer| -> Result<cluster::Member, String> {
         let id = NodeId::new(&p.id).map_err(|e| format!("peer {}: {e}", p.id))?;
         Ok(cluster::Member { id, address: p.address, priority: p.priority })

@@ -3,6 +3,7 @@
 use super::peers::message::{Proof, Request, Response};
 use super::peers::wire::Flags;
 use super::rules::gate::{self, Answer, Ask, Own};
+use super::rules::planted::{Planted, is_planted};
 use super::rules::promise::Shown;
 use super::runtime::{self, now};
 use super::shared::Shared;
@@ -102,11 +103,13 @@ async fn transfer(shared: &Shared, from: &NodeId, rpc: TransferLeaderRequest, se
 
 async fn vote(shared: &Shared, mut rpc: VoteRequest, proof: Option<Proof>) -> Response {
     let candidate = VoteId::of(&rpc.vote);
-    if let Answer::Refuse(why) = judge_candidate(shared, Ask::Vote, &candidate.node, proof).await {
-        return refuse(shared, &rpc, why);
+    let believed = rpc.leadership_transfer && is_planted(Planted::FlagBelieved);
+    match judge_candidate(shared, Ask::Vote, &candidate.node, proof).await {
+        Answer::Refuse(why) if !believed => return refuse(shared, &rpc, why),
+        _ => {}
     }
     // Never by the flag: it would skip the lease of whichever leader this node follows by now.
-    rpc.leadership_transfer = false;
+    rpc.leadership_transfer = believed;
     let answered = shared.raft().vote(rpc).await;
     if answered.as_ref().is_ok_and(|answer| answer.vote_granted) {
         debug!("voted for {candidate}");

@@ -127,7 +127,7 @@ impl Label {
             Kind::Refused => ("refused", None, false),
             Kind::Request => {
                 let request: Request = wire::parse_payload(payload).ok()?;
-                let told = matches!(&request, Request::Vote(_, Some(_)));
+                let told = matches!(&request, Request::Vote(_, Some(_)) | Request::PreVote(_, Some(_)));
                 (request_name(&request), request.vote().map(VoteId::of), told)
             }
             Kind::Response => {

@@ -3,6 +3,8 @@
 //! openraft would grant a vote in the same turn in which it steps down. This gate stands in the peer server and keeps the node
 //! silent while its VIP may still be on the interface, while it may still be at a leader that was heard, and during the quiet start.
 
+use super::planted::{Planted, is_planted};
+
 /// What a peer asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
@@ -36,6 +38,9 @@ pub enum Answer {
 
 /// Judges one request.
 pub fn judge(ask: Ask, own: Own) -> Answer {
+    if is_planted(Planted::OpenGate) {
+        return Answer::Pass;
+    }
     if own.quiet {
         return Answer::Refuse("quiet start: a promise of an earlier run may still count");
     }

@@ -7,6 +7,7 @@
 //! From the order to let go until the VIP was seen gone the leader goes on sending heartbeats: no peer may take an address that a
 //! slow or dead keeper has left here. Only then the vote is spent, and no AppendEntries leaves under it any more.
 
+use super::planted::{Planted, is_planted};
 use crate::cluster::vote::VoteId;
 use crate::sys::clock::Instant;
 use std::time::Duration;
@@ -154,7 +155,7 @@ impl HoldRule {
 
     /// Whether `vote` may never speak as leader any more.
     pub fn is_spent(&self, vote: &VoteId) -> bool {
-        self.spent.as_ref().is_some_and(|s| vote <= s)
+        self.spent.as_ref().is_some_and(|s| vote <= s) && !is_planted(Planted::SpentReused)
     }
 
     /// Whether a hold can (still) run under `vote`; a fit leader whose vote can't hold has to campaign anew.

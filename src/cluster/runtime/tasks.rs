@@ -117,6 +117,7 @@ pub async fn unblock<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
     let job = Box::new(move || {
         let _ = tx.send(work()); // the receiver is gone when the future was dropped
     });
-    env::current().unblock(job).await;
+    let done = env::current().unblock(job); // a task that held its surroundings while it waits would keep its own executor alive
+    done.await;
     rx.try_recv().map_err(|_| Lost)
 }

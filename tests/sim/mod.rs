@@ -1,0 +1,27 @@
+//! A deterministic simulator: the product's own cluster part (openraft included), holder and keeper decisions on several nodes,
+//! over a virtual clock, an in-memory network, slow disks and simulated kernels, all out of one seed.
+//!
+//! ```text
+//! world ── queue of what is to come (hub) ─┬▶ net ─▶ daemon (executor, env) ─▶ keeper (Machine) ─▶ kernel ─▶ who answers?
+//!   ▲                                      └▶ faults                                                          │
+//!   └───────────────── check: the rules, after every step ◀───────────────────────────────────────────────────┘
+//! ```
+#![allow(missing_docs, dead_code)]
+
+pub mod carry; // what arrives where
+pub mod check; // the rules
+pub mod clock; // true time and each node's own
+pub mod daemon; // one daemon's process
+pub mod disk; // late jobs, torn writes
+pub mod env; // a daemon's surroundings
+pub mod faults; // what goes wrong, and when
+pub mod host; // one machine
+pub mod hub; // time, queue, record
+pub mod keeper; // one keeper's process
+pub mod kernel; // address, lifetime, fence, link
+pub mod net; // what becomes of frames
+pub mod processes; // start, run, stop, kill
+pub mod rng; // the only randomness
+pub mod run; // many worlds, on all cores
+pub mod setup; // one world's fixed facts
+pub mod world; // the loop
