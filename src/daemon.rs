@@ -134,7 +134,8 @@ async fn signalled(signals: Signals) -> Result<(), String> {
     let failed = |e: std::io::Error| format!("can't read signals: {e}");
     let signals = Async::new(signals).map_err(failed)?;
     let next = |signals: &Signals| signals.next().ok_or(std::io::ErrorKind::WouldBlock.into());
-    info!("{}", signals.read_with(next).await.map_err(failed)?);
+    let signal = signals.read_with(next).await.map_err(failed)?;
+    info!("{signal}");
     Ok(())
 }
 
