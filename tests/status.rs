@@ -177,3 +177,21 @@ fn the_daemon_runs_in_real_time_or_says_why_not() {
         assert!(!news.contains("real-time") && !news.contains("memory"), "{news}");
     });
 }
+
+#[test]
+fn a_log_of_errors_alone_changes_nothing_else() {
+    isolated("a_log_of_errors_alone_changes_nothing_else", || {
+        let lab = Lab::new();
+        let host = lab.host("n1");
+        let config = NodeConfig::single(&host);
+        let file = lab::node::write_config("n1", &config.yaml());
+        let keeper = host.spawn("n1", lab::node::kube_vip().args(["start", "--log", "2", "-c"]).arg(file));
+        wait_until("it holds", secs(10), || host.has(config.vip));
+        never_within("it ended by itself", secs(1), || keeper.exited());
+        assert!(host.has(config.vip));
+        keeper.signal(Signal::SIGTERM);
+        assert!(keeper.wait_exit(secs(10)).success());
+        assert!(!host.has(config.vip));
+        assert_eq!(keeper.output(), "");
+    });
+}
