@@ -147,7 +147,7 @@ fn peer_status(peer: &cluster::PeerView, now: Instant) -> PeerStatus {
         id: peer.id.clone(),
         address: peer.address.to_string(),
         last_contact_ms: peer.last_contact.map(|t| millis(now - t)),
-        fit: peer.fit,
+        fit: peer.says.map(|says| says.fit),
         problem: peer.problem.clone(),
     }
 }

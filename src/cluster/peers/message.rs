@@ -32,13 +32,15 @@ pub enum Request {
     Snapshot(Vote, SnapshotMeta, Commitment),
     /// Become leader, or forget the leader's lease; with the secret of its vote.
     Transfer(TransferLeaderRequest, Secret),
+    /// A keeper's notice, passed on to the peer that should stand first: datagrams get lost.
+    Released(Proof),
 }
 
 impl Request {
-    /// The vote under which it is said; none for a ping.
+    /// The vote under which it is said; none where anybody may say it.
     pub fn vote(&self) -> Option<&Vote> {
         match self {
-            Request::Ping => None,
+            Request::Ping | Request::Released(_) => None,
             Request::Append(rpc, _) => Some(&rpc.vote),
             Request::Vote(rpc, _) | Request::PreVote(rpc, _) => Some(&rpc.vote),
             Request::Snapshot(vote, ..) => Some(vote),
@@ -62,7 +64,7 @@ impl Response {
 /// A response.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Response {
-    /// To Ping.
+    /// To Ping and Released.
     Pong,
     /// To Append.
     Append(AppendEntriesResponse),

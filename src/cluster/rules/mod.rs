@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod gate;
 pub mod hold;
+pub mod lateness;
 pub mod preference;
 pub mod promise;
 pub mod quiet;
