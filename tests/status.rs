@@ -34,6 +34,7 @@ fn status_tells_who_leads_what_is_held_and_what_flows() {
             assert_eq!((json.vip.as_str(), json.interface.as_str()), ("10.99.0.100", "eth0"));
             assert_eq!(json.balancers[0].serving, i == leader, "VIP:80 is served by the holder alone");
             assert_eq!(json.version, env!("CARGO_PKG_VERSION"));
+            assert!(json.loop_delay_ms.is_some());
             assert!(json.fenced != json.fence_problem.is_some(), "fenced, or the reason why not: {json:?}");
             assert!(json.peers.iter().all(|p| p.fit == Some(true)), "{json:?}");
             assert_eq!((json.cordoned, json.witness, json.reaches, json.claims), (false, false, None, 0));
