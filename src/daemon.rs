@@ -136,6 +136,7 @@ impl Daemon {
             s.term = view.term;
             s.leader = view.leader;
             s.disk_ok = view.disk_ok;
+            s.loop_delay_ms = Some(millis(view.loop_delay_max));
             s.peers = view.peers.iter().map(|p| peer_status(p, now)).collect();
         }
         s
