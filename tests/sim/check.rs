@@ -7,7 +7,7 @@ use super::setup::Setup;
 use kube_vip::cluster::Label;
 use kube_vip::sys::clock::Instant;
 use kube_vip::vip::{Order, Report, VoteKey};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 /// The lifetime that the keeper gives the address, and what the kernel may add.
@@ -15,7 +15,7 @@ const LIFETIME: Time = 3500 * MS;
 /// A keeper that goes on after a pause, or gets its answer after a stall, has this long to remove the address.
 const REMOVAL: Time = 20 * MS;
 /// Requests that are remembered for their answers.
-const ASKED: usize = 4096;
+const ASKED: usize = 2048;
 
 /// A broken rule, in words.
 pub type Violation = String;
@@ -29,6 +29,8 @@ pub struct Check {
     pub dirty: bool,
     overlaps: bool,
     asked: BTreeMap<(u64, u64), Asked>,
+    /// Oldest first.
+    order: VecDeque<(u64, u64)>,
     acked: Vec<BTreeMap<usize, (VoteKey, Instant)>>,
     /// Until when each node was last ordered to hold (true time).
     until: Vec<Time>,
@@ -71,6 +73,7 @@ impl Check {
             dirty: false,
             overlaps: false,
             asked: BTreeMap::new(),
+            order: VecDeque::new(),
             acked: vec![BTreeMap::new(); setup.nodes],
             until: vec![0; setup.nodes],
             holds: BTreeMap::new(),
@@ -141,18 +144,24 @@ impl Check {
 
     /// A request left.
     pub fn asked(&mut self, from: usize, to: usize, line: u64, frame: &[u8], sent: Instant) {
-        let Some(label) = Label::of(frame).filter(|l| l.what == "append") else { return };
+        let Some(label) = Label::of(frame).filter(|l| matches!(l.what, "append" | "snapshot")) else { return };
         let Some(vote) = label.vote.map(|v| v.key()) else { return };
         self.asked.insert((line, label.id), Asked { from, to, vote, sent });
-        if self.asked.len() > ASKED {
-            self.asked.pop_first();
+        self.order.push_back((line, label.id));
+        if self.order.len() > ASKED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.asked.remove(&oldest);
         }
     }
 
     /// A response arrived.
     pub fn answered(&mut self, _now: Time, from: usize, to: usize, line: u64, frame: &[u8]) {
-        let Some(label) = Label::of(frame).filter(|l| l.what == "append ok") else { return };
+        let Some(label) = Label::of(frame).filter(|l| matches!(l.what, "append ok" | "snapshot ok")) else { return };
         let Some(asked) = self.asked.get(&(line, label.id)).filter(|a| (a.from, a.to) == (to, from)) else { return };
+        if label.vote.is_some_and(|vote| vote.key() != asked.vote) {
+            return; // a snapshot refused for a higher vote
+        }
         let newest = self.acked[to].entry(from).or_insert((asked.vote, asked.sent));
         if asked.sent >= newest.1 {
             *newest = (asked.vote, asked.sent);

@@ -17,12 +17,14 @@ struct Asked {
     nodes: usize,
     replay: bool,
     planted: bool,
+    /// The name of a rule to break, for a replay.
+    plant: Option<Planted>,
     /// How many failures end it.
     failures: usize,
 }
 
 fn asked() -> Result<Asked, String> {
-    let mut asked = Asked { hours: 1.0, seed: 1, nodes: 3, replay: false, planted: false, failures: 1 };
+    let mut asked = Asked { hours: 1.0, seed: 1, nodes: 3, replay: false, planted: false, plant: None, failures: 1 };
     let mut args = std::env::args().skip(1);
     while let Some(flag) = args.next() {
         match flag.as_str() {
@@ -38,6 +40,7 @@ fn asked() -> Result<Asked, String> {
         match flag.as_str() {
             "--hours" => asked.hours = value.parse().map_err(|e| bad(&e))?,
             "--seed" => asked.seed = value.parse().map_err(|e| bad(&e))?,
+            "--plant" => asked.plant = Planted::ALL.into_iter().find(|p| format!("{p:?}") == value),
             "--failures" => asked.failures = value.parse().map_err(|e| bad(&e))?,
             "--nodes" => asked.nodes = value.parse().map_err(|e| bad(&e))?,
             _ => return Err(format!("{flag} is not known")),
@@ -71,7 +74,9 @@ fn planted(asked: &Asked) -> ExitCode {
         let sum = run::many(threads, |n| planted.world(asked.seed + n), enough);
         let hours = sum.simulated as f64 / SEC as f64 / 3600.0;
         match sum.failures.first() {
-            Some((_, f)) => println!("{planted:?}: found after {hours:.2} simulated hours: {}", f.violation),
+            Some((setup, f)) => {
+                println!("{planted:?}: found after {hours:.2} simulated hours (seed {}): {}", setup.seed, f.violation);
+            }
             None => println!("{planted:?}: NOT found in {hours:.2} simulated hours"),
         }
         missed |= sum.failures.is_empty();
@@ -126,7 +131,7 @@ fn tell(setup: &Setup, failure: &Failure) {
 
 /// One world, silent until two seconds before it failed, then with everything.
 fn replay(asked: &Asked) -> ExitCode {
-    let setup = Setup::new(asked.seed, asked.nodes);
+    let setup = Setup { planted: asked.plant, ..Setup::new(asked.seed, asked.nodes) };
     let outcome = run::one(setup.clone(), None);
     let Some(failure) = outcome.failure else {
         println!("seed {}: nothing fails in {} s", asked.seed, outcome.simulated / SEC);
