@@ -136,6 +136,7 @@ impl Daemon {
             s.term = view.term;
             s.leader = view.leader;
             s.disk_ok = view.disk_ok;
+            s.loop_delay_ms = Some(millis(view.loop_delay_max));
             s.peers = view.peers.iter().map(|p| peer_status(p, now)).collect();
         }
         s
@@ -147,7 +148,7 @@ fn peer_status(peer: &cluster::PeerView, now: Instant) -> PeerStatus {
         id: peer.id.clone(),
         address: peer.address.to_string(),
         last_contact_ms: peer.last_contact.map(|t| millis(now - t)),
-        fit: peer.fit,
+        fit: peer.says.map(|says| says.fit),
         problem: peer.problem.clone(),
     }
 }

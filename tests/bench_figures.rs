@@ -3,7 +3,7 @@
 #[allow(dead_code)] // what only the table needs
 mod timeline;
 
-use timeline::{Round, Trial, doubles, longest_gap, median, spread};
+use timeline::{Round, Trial, doubles, late, longest_gap, median, spread};
 
 fn rounds(letters: &str) -> Vec<(f64, Round)> {
     let round = |letter| match letter {
@@ -48,4 +48,10 @@ fn spreads_and_medians_are_of_the_sorted_trials() {
     let trials = [30.0, 10.0, 20.0].map(|end| Trial { gap: Some((0.0, end)), ..Trial::default() });
     assert_eq!(median(&trials).map(Trial::outage), Some(20.0));
     assert_eq!(median(&[]), None);
+}
+
+#[test]
+fn late_questions_are_counted() {
+    assert_eq!(late(&[0.0, 10.1, 20.0, 36.0, 46.0]), (1, 5));
+    assert_eq!(late(&[]), (0, 0));
 }

@@ -384,19 +384,30 @@ fn connections_that_need_no_vip_outlive_a_stop_and_end_in_order() {
 #[test]
 fn a_second_signal_ends_the_drain() {
     isolated("a_second_signal_ends_the_drain", || {
-        let lab = Lab::new();
-        let backend = Backend::start(&lab.host("web"), 8080, Kind::Echo);
-        let cluster = draining(&lab, &backend, "60s");
-        let (old, _) = cluster.wait_settled();
-        let node = &cluster.nodes[old];
-        let own = echoing(&cluster.client, node.host.ip4(), 80);
-        node.signal_daemon(Signal::SIGTERM);
-        node.wait_for_log("draining 1 connections", secs(10));
-        node.signal_daemon(Signal::SIGTERM);
-        is_reset(own, "a connection that was cut");
-        assert!(node.wait_exit(secs(10)).success());
-        node.wait_for_log("told again: 1 connections cut", secs(5));
+        told_twice(Node::signal_daemon);
     });
+}
+
+#[test]
+fn a_second_signal_to_the_keeper_ends_the_drain() {
+    isolated("a_second_signal_to_the_keeper_ends_the_drain", || {
+        told_twice(Node::signal);
+    });
+}
+
+fn told_twice(signal: fn(&Node, Signal)) {
+    let lab = Lab::new();
+    let backend = Backend::start(&lab.host("web"), 8080, Kind::Echo);
+    let cluster = draining(&lab, &backend, "60s");
+    let (old, _) = cluster.wait_settled();
+    let node = &cluster.nodes[old];
+    let own = echoing(&cluster.client, node.host.ip4(), 80);
+    signal(node, Signal::SIGTERM);
+    node.wait_for_log("draining 1 connections", secs(10));
+    signal(node, Signal::SIGTERM);
+    is_reset(own, "a connection that was cut");
+    assert!(node.wait_exit(secs(10)).success());
+    node.wait_for_log("told again: 1 connections cut", secs(5));
 }
 
 #[test]

@@ -1,32 +1,24 @@
 //! The keeper against the real kernel: each test in its own namespaces plays the daemon over the socket pair.
-#![allow(unsafe_code)] // fork, which the keeper's own process needs here
 
 mod lab;
 
 use kube_vip::reactor;
+use kube_vip::release::{Key, Notice};
 use kube_vip::sys::caps;
-use kube_vip::sys::clock::{self, Instant};
+use kube_vip::sys::clock;
 use kube_vip::sys::ioctl::Interfaces;
 use kube_vip::sys::netlink::Netlink;
-use kube_vip::vip::{
-    self, Child, GoneWhy, Keeper, KeeperLink, KeeperSpec, OpenErrorKind, Order, RefusedWhy, Report, VoteKey, rtnl,
-};
+use kube_vip::vip::{self, GoneWhy, Keeper, KeeperSpec, Notify, OpenErrorKind, Order, RefusedWhy, Report, VoteKey, rtnl};
+use lab::kept::{self, HOLD, Kept, ms, wait_for};
 use lab::{isolated, sh};
-use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid};
-use std::net::IpAddr;
+use nix::sys::signal::Signal;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
-const HOLD: Duration = Duration::from_millis(500);
 const VIP: &str = "10.9.0.100";
 const VIP6: &str = "fd09::64";
 const A: VoteKey = VoteKey { term: 1, node: 7 };
 const B: VoteKey = VoteKey { term: 2, node: 7 };
-
-fn ms(n: u64) -> Duration {
-    Duration::from_millis(n)
-}
 
 /// Our end of the wire `v0`–`v1`, with addresses of both families, and the other end as the host `lan`.
 fn network() {
@@ -39,164 +31,22 @@ fn network() {
 }
 
 fn spec(vip: &str) -> KeeperSpec {
-    let state_file = "/run/kube-vip-test/keeper".into();
-    KeeperSpec {
-        interface: "v0".into(),
-        vip: vip.parse().expect("an address"),
-        announce: true,
-        hold: HOLD,
-        state_file,
-        notify: None,
-        drain: Duration::ZERO,
-        realtime: true,
-    }
+    kept::spec("v0", vip.parse().expect("an address"))
 }
 
-fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Duration {
-    let start = clock::now();
-    while !done() {
-        assert!(clock::now() - start < Duration::from_secs(20), "waited 20 s for {what}");
-        std::thread::sleep(ms(2));
-    }
-    clock::now() - start
+fn on(vip: &str) -> Kept {
+    Kept::up(&spec(vip), || {})
 }
 
 fn present(vip: &str) -> bool {
     vip::present(vip.parse().expect("an address")).expect("a dump")
 }
 
-/// A keeper in a process of its own, and the daemon's end of its link.
-struct Kept {
-    pid: Pid,
-    link: Option<KeeperLink>,
-    holding: Option<VoteKey>,
-}
-
-impl Kept {
-    /// `with_child`: the keeper gets `sleep` as the daemon's process.
-    fn start(spec: &KeeperSpec, with_child: bool) -> Self {
-        let (ours, theirs) = vip::link::pair().expect("a socket pair");
-        let spec = spec.clone();
-        // SAFETY: the other thread (libtest's) only waits for this one; the child runs the keeper and then ends without unwinding.
-        match unsafe { nix::unistd::fork() }.expect("fork") {
-            ForkResult::Parent { child } => {
-                drop(ours);
-                Self { pid: child, link: Some(KeeperLink::new(theirs, spec.vip).expect("a link")), holding: None }
-            }
-            ForkResult::Child => {
-                drop(theirs);
-                let keeper = Keeper::open(&spec).unwrap_or_else(|e| {
-                    eprintln!("keeper: {e}");
-                    // SAFETY: ends this process at once, which is the point.
-                    unsafe { libc::_exit(100 + e.kind as i32) }
-                });
-                let sleep = with_child.then(|| std::process::Command::new("sleep").arg("1000").spawn().expect("sleep"));
-                let child = sleep.map(|c| Child { pid: Pid::from_raw(c.id() as i32), other_user: false });
-                let code = keeper.run(ours, child).exit_code();
-                // SAFETY: ends this process at once, which is the point.
-                unsafe { libc::_exit(code.into()) }
-            }
-        }
-    }
-
-    fn on(vip: &str) -> Self {
-        let mut k = Self::start(&spec(vip), false);
-        k.expect("the link", |r| matches!(r, Report::Link { up: true }));
-        k
-    }
-
-    fn send(&self, order: Order) {
-        self.link.as_ref().expect("a link").send(order).expect("the keeper takes orders");
-    }
-
-    fn hold(&mut self, vote: VoteKey, for_: Duration) -> Instant {
-        let until = clock::now() + for_;
-        self.holding = Some(vote);
-        self.send(Order::Hold { vote, until });
-        until
-    }
-
-    /// The next report within `patience`; holds are repeated meanwhile like heartbeats.
-    fn report(&mut self, patience: Duration) -> Option<Report> {
-        let start = clock::now();
-        while clock::now() - start < patience {
-            let link = self.link.as_ref().expect("a link");
-            let next = async { Some(link.next().await.expect("the keeper lives")) };
-            let pause = async {
-                reactor::sleep(patience.min(ms(50))).await;
-                None
-            };
-            if let Some(report) = reactor::block_on(smol::future::or(next, pause)).expect("epoll works") {
-                return Some(report);
-            }
-            if let Some(vote) = self.holding {
-                self.hold(vote, HOLD);
-            }
-        }
-        None
-    }
-
-    /// Goes on holding, without any news, until something is so.
-    fn keep_until(&mut self, what: &str, done: impl Fn() -> bool) {
-        let start = clock::now();
-        while !done() {
-            assert_eq!(self.report(ms(20)), None, "an undisturbed hold has no news");
-            assert!(clock::now() - start < Duration::from_secs(20), "waited 20 s for {what}");
-        }
-    }
-
-    fn expect(&mut self, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
-        let mut others = Vec::new();
-        while let Some(r) = self.report(Duration::from_secs(10)) {
-            if wanted(&r) {
-                return r;
-            }
-            others.push(r);
-        }
-        panic!("no report of {what}; there were {others:?}");
-    }
-
-    fn held(&mut self, vote: VoteKey) -> Duration {
-        self.hold(vote, HOLD);
-        match self.expect("the hold", |r| matches!(r, Report::Held { vote: v, .. } if *v == vote)) {
-            Report::Held { took, .. } => took,
-            _ => unreachable!(),
-        }
-    }
-
-    fn gone(&mut self, why: GoneWhy) -> Duration {
-        self.holding = None;
-        match self.expect("the end", |r| matches!(r, Report::Gone { why: w, .. } if *w == why)) {
-            Report::Gone { took, .. } => took,
-            _ => unreachable!(),
-        }
-    }
-
-    fn let_go(&mut self) -> Duration {
-        self.holding = None;
-        self.send(Order::LetGo { vote: VoteKey::default() });
-        self.gone(GoneWhy::LetGo)
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill(self.pid, signal).expect("the keeper's process");
-    }
-
-    /// Waits for the keeper's end: exit code, or 128 + signal.
-    fn ended(&mut self) -> i32 {
-        match waitpid(self.pid, None).expect("our child") {
-            WaitStatus::Exited(_, code) => code,
-            WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
-            other => panic!("{other:?}"),
-        }
-    }
-}
-
 #[test]
 fn held_renewed_and_let_go() {
     isolated("held_renewed_and_let_go", || {
         network();
-        let mut k = Kept::on(VIP);
+        let mut k = on(VIP);
         let took = k.held(A);
         let shown = sh(&format!("ip -d addr show dev v0 to {VIP}/32"));
         println!("add took {took:?}\n{shown}");
@@ -224,7 +74,7 @@ fn held_renewed_and_let_go() {
 fn the_deadline_ends_it_without_a_message() {
     isolated("the_deadline_ends_it_without_a_message", || {
         network();
-        let mut k = Kept::on(VIP);
+        let mut k = on(VIP);
         let mut late = Vec::new();
         for term in 1..=20 {
             let vote = VoteKey { term, node: 7 };
@@ -247,7 +97,7 @@ fn the_deadline_ends_it_without_a_message() {
 fn a_stopped_keeper_removes_at_its_first_turn() {
     isolated("a_stopped_keeper_removes_at_its_first_turn", || {
         network();
-        let mut k = Kept::on(VIP);
+        let mut k = on(VIP);
         k.held(A);
         k.holding = None;
         k.signal(Signal::SIGSTOP);
@@ -265,7 +115,7 @@ fn the_kernel_removes_it_when_the_keeper_is_killed() {
     isolated("the_kernel_removes_it_when_the_keeper_is_killed", || {
         network();
         for vip in [VIP, VIP6] {
-            let mut k = Kept::on(vip);
+            let mut k = on(vip);
             k.held(A);
             k.report(ms(1500)); // some renewals
             k.signal(Signal::SIGKILL);
@@ -274,7 +124,7 @@ fn the_kernel_removes_it_when_the_keeper_is_killed() {
             println!("{vip}: the kernel removed it {took:?} after SIGKILL; the bound is {:?}", vip::lifetime_bound(HOLD));
             assert!(took < vip::lifetime_bound(HOLD) + ms(500), "{took:?}");
             assert!(
-                reactor::block_on(k.link.as_ref().expect("a link").next()).expect("epoll works").is_err(),
+                reactor::block_on(async { k.link.as_ref().expect("a link").next().await }).expect("a reactor").is_err(),
                 "the daemon learns of it"
             );
         }
@@ -285,7 +135,7 @@ fn the_kernel_removes_it_when_the_keeper_is_killed() {
 fn the_end_of_the_daemon_ends_it() {
     isolated("the_end_of_the_daemon_ends_it", || {
         network();
-        let mut k = Kept::on(VIP);
+        let mut k = on(VIP);
         k.held(A);
         drop(k.link.take());
         let took = wait_for("the removal", || !present(VIP));
@@ -299,7 +149,7 @@ fn a_stop_signal_lets_the_daemon_hand_over_and_ends_one_that_does_not() {
     isolated("a_stop_signal_lets_the_daemon_hand_over_and_ends_one_that_does_not", || {
         network();
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
-            let mut k = Kept::on(VIP);
+            let mut k = on(VIP);
             k.held(A);
             k.signal(signal);
             k.expect("stopping", |r| *r == Report::Stopping);
@@ -308,7 +158,7 @@ fn a_stop_signal_lets_the_daemon_hand_over_and_ends_one_that_does_not() {
             drop(k.link.take());
             assert_eq!((k.ended(), present(VIP)), (0, false), "{signal}");
         }
-        let mut k = Kept::start(&spec(VIP), true);
+        let mut k = Kept::start(&spec(VIP), true, || {});
         k.held(A);
         k.signal(Signal::SIGTERM);
         k.expect("stopping", |r| *r == Report::Stopping);
@@ -334,7 +184,7 @@ fn a_foreign_address_is_left_alone() {
         ] {
             sh(&add);
             let before = sh(&format!("ip -o addr show dev {place}"));
-            let mut k = Kept::on(VIP);
+            let mut k = on(VIP);
             k.hold(A, HOLD);
             k.holding = None;
             k.expect("refusal", |r| matches!(r, Report::Refused { vote: A, why: RefusedWhy::Foreign }));
@@ -344,7 +194,7 @@ fn a_foreign_address_is_left_alone() {
             assert_eq!(sh(&format!("ip -o addr show dev {place}")), before, "{add}");
             sh(&format!("ip addr flush dev {place} to {VIP}"));
         }
-        let mut k = Kept::on(VIP);
+        let mut k = on(VIP);
         k.held(A);
         sh(&format!("ip addr replace {VIP}/32 dev v0"));
         k.gone(GoneWhy::Taken);
@@ -357,7 +207,7 @@ fn an_address_removed_from_outside_is_back() {
     isolated("an_address_removed_from_outside_is_back", || {
         network();
         for vip in [VIP, VIP6] {
-            let mut k = Kept::on(vip);
+            let mut k = on(vip);
             k.held(A);
             for _ in 0..5 {
                 let dev = if vip == VIP { "10.9.0.100/32" } else { "fd09::64/128" };
@@ -377,7 +227,7 @@ fn an_address_removed_from_outside_is_back() {
 fn a_second_keeper_is_refused() {
     isolated("a_second_keeper_is_refused", || {
         network();
-        let mut k = Kept::on(VIP);
+        let mut k = on(VIP);
         k.held(A);
         let e = Keeper::open(&spec(VIP)).expect_err("one keeper per VIP");
         println!("{e}");
@@ -387,7 +237,7 @@ fn a_second_keeper_is_refused() {
         k.gone(GoneWhy::Deadline); // refusals take a moment, and this test is the first one's daemon
         k.held(B);
         assert!(present(VIP), "the refused ones left the lock alone");
-        Kept::on(VIP6); // another VIP is another matter
+        on(VIP6); // another VIP is another matter
         k.gone(GoneWhy::Deadline);
     });
 }
@@ -436,7 +286,7 @@ fn left_overs_are_swept_and_only_they() {
         assert_eq!(left, "lo 127.0.0.1/8\nv0 10.9.0.1/24\nv0 10.9.0.100/24\nv0 10.9.0.101/32\n");
         sh("ip addr del 10.9.0.100/24 dev v0");
         leave(VIP, "v0");
-        let mut k = Kept::on(VIP);
+        let mut k = on(VIP);
         assert!(!present(VIP), "swept at start");
         k.held(A);
         k.let_go();
@@ -474,7 +324,7 @@ fn gratuitous_arp_is_seen_and_believed() {
         network();
         capture("0x0806");
         sh(&format!("ip -n lan neigh replace {VIP} lladdr 02:00:00:00:00:ee nud stale dev v1"));
-        let mut k = Kept::on(VIP);
+        let mut k = on(VIP);
         let start = clock::now();
         k.held(A);
         k.keep_until("the neighbour entry", || neighbour(VIP).contains("02:00:00:00:00:0a"));
@@ -497,7 +347,7 @@ fn neighbour_advertisements_are_seen_and_believed() {
         network();
         capture("0x86dd");
         sh(&format!("ip -n lan neigh replace {VIP6} lladdr 02:00:00:00:00:ee nud stale dev v1"));
-        let mut k = Kept::on(VIP6);
+        let mut k = on(VIP6);
         let took = k.held(A);
         let shown = sh("ip -6 -o -d addr show dev v0 to fd09::64/128");
         println!("add took {took:?}\n{shown}");
@@ -519,7 +369,7 @@ fn foreign_claims_are_told() {
         network();
         for vip in [VIP, VIP6] {
             sh(&format!("ip -n lan addr add {vip} dev v1 {}", if vip == VIP6 { "nodad" } else { "" }));
-            let mut k = Kept::on(vip);
+            let mut k = on(vip);
             k.send(Order::Probe);
             let claimed = k.expect("an answer to the probe", |r| matches!(r, Report::Claimed { .. }));
             assert_eq!(claimed, Report::Claimed { mac: [2, 0, 0, 0, 0, 0xb] }, "{vip}");
@@ -527,11 +377,77 @@ fn foreign_claims_are_told() {
     });
 }
 
+/// It only answers who asks; the holder's own question finds it.
+#[test]
+fn a_silent_stranger_is_found_and_announced_against() {
+    isolated("a_silent_stranger_is_found_and_announced_against", || {
+        network();
+        capture("0x86dd");
+        for vip in [VIP, VIP6] {
+            sh(&format!("ip -n lan addr add {vip} dev v1 {}", if vip == VIP6 { "nodad" } else { "" }));
+            let mut k = on(vip);
+            k.held(A);
+            let claimed = k.expect("the stranger", |r| matches!(r, Report::Claimed { .. }));
+            assert_eq!(claimed, Report::Claimed { mac: [2, 0, 0, 0, 0, 0xb] }, "{vip}");
+            if vip == VIP6 {
+                let ours = || frames("33330000000102000000000a86dd").len();
+                k.keep_until("a fourth announcement, for three are usual", || ours() > 3);
+            }
+            k.let_go();
+        }
+    });
+}
+
+#[test]
+fn peers_get_the_proof_once_the_vip_is_gone_and_not_before() {
+    isolated("peers_get_the_proof_once_the_vip_is_gone_and_not_before", || {
+        network();
+        let key = Key::random().expect("random numbers");
+        let peers: Vec<UdpSocket> = (0..2).map(|_| UdpSocket::bind("10.9.0.1:0").expect("a port")).collect();
+        let wait = Some(Duration::from_secs(10));
+        peers.iter().for_each(|p| p.set_read_timeout(wait).expect("a timeout"));
+        let notify = Notify {
+            from: "10.9.0.1".parse().expect("an address"),
+            peers: peers.iter().map(|p| p.local_addr().expect("bound")).collect(),
+            cluster: 4711,
+            key: key.clone(),
+        };
+        let proved = |vote: VoteKey| {
+            for peer in &peers {
+                for _ in 0..3 {
+                    let mut bytes = [0; 100];
+                    let (n, from) = peer.recv_from(&mut bytes).expect("a notice");
+                    assert!(!present(VIP), "it is still there");
+                    assert_eq!(from.ip(), notify.from);
+                    // Also that none was sent of a vote that the daemon let go itself: it would have come before.
+                    assert_eq!(Notice::decode(&bytes[..n]), Some(Notice { cluster: 4711, vote, secret: key.secret(vote) }));
+                }
+            }
+        };
+        let spec = KeeperSpec { notify: Some(notify.clone()), ..spec(VIP) };
+        let mut k = Kept::up(&spec, || {});
+        k.held(A);
+        k.let_go();
+        k.held(B);
+        k.gone(GoneWhy::Deadline);
+        proved(B);
+        let c = VoteKey { term: 3, node: 7 };
+        k.held(c);
+        k.signal(Signal::SIGTERM);
+        k.expect("stopping", |r| *r == Report::Stopping);
+        let start = clock::now();
+        drop(k.link.take());
+        proved(c);
+        println!("three notices to two peers within {:?} of the daemon's end", clock::now() - start);
+        assert_eq!(k.ended(), 0);
+    });
+}
+
 #[test]
 fn links_that_go_and_come_are_told() {
     isolated("links_that_go_and_come_are_told", || {
         network();
-        let mut k = Kept::on(VIP);
+        let mut k = on(VIP);
         k.held(A);
         sh("ip -n lan link set v1 down"); // the carrier goes
         k.expect("no carrier", |r| *r == Report::Link { up: false });
@@ -554,7 +470,7 @@ fn links_that_go_and_come_are_told() {
 fn the_loopback_can_hold_it_too() {
     isolated("the_loopback_can_hold_it_too", || {
         sh("mount -t tmpfs none /run; ip link set lo up");
-        let mut k = Kept::start(&KeeperSpec { interface: "lo".into(), ..spec(VIP) }, false);
+        let mut k = Kept::start(&KeeperSpec { interface: "lo".into(), ..spec(VIP) }, false, || {});
         println!("add took {:?}", k.held(A));
         let vip: IpAddr = VIP.parse().expect("an address");
         assert!(std::net::TcpListener::bind((vip, 0)).is_ok());
@@ -566,7 +482,7 @@ fn the_loopback_can_hold_it_too() {
 fn the_keeper_keeps_two_capabilities() {
     isolated("the_keeper_keeps_two_capabilities", || {
         network();
-        let mut k = Kept::on(VIP);
+        let mut k = on(VIP);
         k.held(A);
         let status = std::fs::read_to_string(format!("/proc/{}/status", k.pid)).expect("its status");
         let line = |name: &str| status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default().trim().to_owned();

@@ -163,3 +163,28 @@ fn a_node_with_another_timing_is_refused() {
         refused(|c| c.timing = "wifi".into(), &["n3", "10.99.0.3", "lease", "heartbeat", "timing"])
     });
 }
+
+/// Its host is gone without a word: connections time out, in one way or another.
+#[test]
+fn a_silent_peer_costs_a_few_log_lines() {
+    isolated("a_silent_peer_costs_a_few_log_lines", || {
+        let cluster = Cluster::start_with(&Lab::new(), 3, false, |c| c.timing = "{heartbeat: 100ms, lease: 700ms}".into());
+        let (leader, _) = cluster.wait_settled();
+        let silent = (leader + 1) % 3;
+        let others = [leader, (leader + 2) % 3].map(|i| &cluster.nodes[i]);
+        let before = others.map(|n| n.log().lines().count());
+        cluster.nodes[silent].host.detach();
+        let words = format!("peer {}", cluster.nodes[silent].id());
+        never_within("another node took over", secs(8), || (!cluster.holders().contains(&leader)).then(|| cluster.holders()));
+        for (node, before) in others.iter().zip(before) {
+            let log = node.log();
+            let told = log.lines().skip(before).filter(|l| l.contains(&words) && !l.contains("DEBUG"));
+            let told: Vec<&str> = told.collect();
+            assert!((1..=6).contains(&told.len()), "{}: {} lines in 8 s\n{}", node.id(), told.len(), told.join("\n"));
+        }
+        cluster.nodes[silent].host.attach();
+        wait_until("the silent node is heard again", secs(20), || {
+            cluster.nodes[leader].wait_status().peers.iter().all(|p| p.problem.is_none())
+        });
+    });
+}

@@ -9,11 +9,10 @@ use crate::release::Key;
 use crate::sys::process::Side;
 use crate::sys::signal::{STOP, Signals};
 use crate::sys::{caps, process};
-use crate::vip::{self, Child, Keeper, KeeperLink, KeeperSpec, OpenErrorKind};
+use crate::vip::{self, Child, End, Keeper, KeeperLink, KeeperSpec, OpenErrorKind};
 use log::{error, info};
 use nix::unistd::{Gid, Pid, Uid, getgid, getuid};
 use std::io::ErrorKind;
-use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -54,7 +53,11 @@ fn gist(config: &Config) {
         config.local.id,
         config.vip,
         config.interface,
-        if config.disable_vip { " (disabled here)" } else { "" },
+        match (config.disable_vip, config.witness) {
+            (true, _) => " (disabled here)",
+            (false, true) => " (never here: a witness)",
+            (false, false) => "",
+        },
         timing.heartbeat.as_millis(),
         timing.lease.as_millis(),
         config.balancers.len()
@@ -82,7 +85,7 @@ fn start(config: Config) -> Result<Exit, Failure> {
     }
 }
 
-fn keep(keeper: Keeper, link: OwnedFd, pid: Pid, other_user: bool) -> Exit {
+fn keep(keeper: Keeper, link: End, pid: Pid, other_user: bool) -> Exit {
     let exit = keeper.run(link, Some(Child { pid, other_user }));
     if let Some(signal) = exit.daemon.and_then(|code| code.checked_sub(128)).filter(|signal| *signal > 0) {
         let vip = if exit.gone { "the VIP is removed" } else { "the VIP could not be removed" };
@@ -97,14 +100,14 @@ fn keep(keeper: Keeper, link: OwnedFd, pid: Pid, other_user: bool) -> Exit {
     Exit::from_code(exit.exit_code())
 }
 
-fn run_daemon(config: Config, link: Option<OwnedFd>, key: Key) -> Result<Exit, Failure> {
+fn run_daemon(config: Config, link: Option<End>, key: Key) -> Result<Exit, Failure> {
     let signals = Signals::open(&STOP).map_err(failed("open a signalfd"))?;
     if config.realtime {
         be_punctual();
     }
     caps::drop_to_unprivileged(config.user.as_deref(), config.group.as_deref())
         .map_err(|e| (Exit::Privileges, e.to_string()))?;
-    let link = link.map(|fd| KeeperLink::new(fd, config.vip)).transpose().map_err(failed("use the socket to the keeper"))?;
+    let link = link.map(|end| KeeperLink::new(end, config.vip)).transpose().map_err(failed("use the socket to the keeper"))?;
     Ok(if daemon::run(config, link, signals, key) { Exit::Fine } else { Exit::Failed })
 }
 

@@ -13,12 +13,12 @@ use super::types::{
     VoteResponse,
 };
 use super::vote::VoteId;
-use crate::release::{Commitment, Notice, Secret};
+use crate::release::{Commitment, Notice, Secret, VoteKey};
 use log::{debug, info};
 use std::rc::Rc;
 
 /// Answers one request of the peer `from`, whose frame carried these flags.
-pub async fn answer(shared: &Shared, from: &NodeId, flags: Flags, request: Request) -> Response {
+pub async fn answer(shared: &Rc<Shared>, from: &NodeId, flags: Flags, request: Request) -> Response {
     if let Some(vote) = request.vote() {
         if vote.leader_id.node_id != *from {
             return Response::Unavailable("a node speaks only under its own vote".to_string());
@@ -27,6 +27,7 @@ pub async fn answer(shared: &Shared, from: &NodeId, flags: Flags, request: Reque
             return Response::Unavailable(format!("term {} can't be: is the sender's state damaged?", vote.leader_id.term));
         }
     }
+    shared.expect_leader(flags);
     match request {
         Request::Ping => Response::Pong,
         Request::Append(rpc, commitment) => append(shared, rpc, commitment, flags.fenced).await,
@@ -34,6 +35,10 @@ pub async fn answer(shared: &Shared, from: &NodeId, flags: Flags, request: Reque
         Request::PreVote(rpc, proof) => pre_vote(shared, rpc, proof).await,
         Request::Snapshot(vote, meta, commitment) => snapshot(shared, vote, meta, commitment, flags.fenced).await,
         Request::Transfer(rpc, secret) => transfer(shared, from, rpc, secret).await,
+        Request::Released(proof) => {
+            let passed_on = released(shared, VoteId::of(&proof.vote).key(), proof.secret);
+            passed_on.map_or_else(unavailable, |()| Response::Pong)
+        }
     }
 }
 
@@ -157,17 +162,25 @@ async fn end_lease_of(shared: &Shared, leader: Vote, candidate: &NodeId) {
     let _ = shared.raft().handle_transfer_leader(request).await; // a core that has ended answers the vote below
 }
 
-/// A peer's keeper says that the VIP is gone from there. The first fit node stands at once, the others where that brings no leader.
+/// A peer's keeper says that the VIP is gone from there.
 pub fn noticed(shared: &Rc<Shared>, from: &NodeId, notice: &Notice) {
     if notice.cluster != shared.hello.cluster {
         debug!("notice from {from}: it is for another cluster, or one of its nodes has another configuration");
         return;
     }
-    let shown = shared.promise.borrow_mut().shown(notice.vote, &notice.secret);
+    if let Err(why) = released(shared, notice.vote, notice.secret) {
+        debug!("notice from {from} (term {}): {why}", notice.vote.term);
+    }
+}
+
+/// The hold of the leader that this node follows has ended, if this is its secret. The first fit node stands at once, the others where
+/// that brings no leader.
+fn released(shared: &Rc<Shared>, vote: VoteKey, secret: Secret) -> Result<(), &'static str> {
+    let shown = shared.promise.borrow_mut().shown(vote, &secret);
     let vote = match shown {
         Shown::Right { vote, news: true } => vote,
-        Shown::Right { news: false, .. } => return,
-        Shown::Nothing(why) => return debug!("notice from {from} (term {}): {why}", notice.vote.term),
+        Shown::Right { news: false, .. } => return Ok(()),
+        Shown::Nothing(why) => return Err(why),
     };
     // A leader that lives and moves names its successor itself; two that stand at once would cost a round.
     let moving = shared.peers.iter().any(|p| p.id == vote.node && p.flags().is_some_and(|f| f.moving));
@@ -177,10 +190,14 @@ pub fn noticed(shared: &Rc<Shared>, from: &NodeId, notice: &Notice) {
         false => info!("the VIP is gone from {} ({vote}): {heir} stands next", vote.node),
     }
     shared.stands_next(&heir);
+    if !moving && !shared.is_me(&heir) {
+        shared.pass_on(&heir, Proof { vote: vote.committed(), secret });
+    }
     let request = TransferLeaderRequest::new(vote.committed(), heir, None);
     let shared = shared.clone();
     // It may wait for the disk.
     runtime::spawn(async move { drop(shared.raft().handle_transfer_leader(request).await) });
+    Ok(())
 }
 
 /// As the gate answers now.

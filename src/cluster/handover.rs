@@ -18,7 +18,7 @@ pub async fn hand_over(shared: &Shared, to: Option<NodeId>) -> Result<NodeId, St
     let begun = now();
     // The VIP is seen gone, at the latest when the kernel has dropped it; then the transfer, or an election where it fails.
     let limit = begun + shared.spec.drop_margin + shared.lease() * 3;
-    shared.ask_to_move(to.clone());
+    shared.ask_to_move(vote.clone(), to.clone());
     loop {
         let changed = async { metrics.changed().await.is_ok() };
         let late = async {

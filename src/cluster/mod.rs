@@ -10,6 +10,7 @@ mod handover;
 mod network;
 mod peer;
 mod peers;
+mod record;
 pub mod rules;
 pub mod runtime;
 mod shared;
@@ -127,6 +128,12 @@ pub struct View {
     pub leader: Option<String>,
     /// Whether vote and log reach the disk.
     pub disk_ok: bool,
+    /// This node's kernel fence is in place.
+    pub fenced: bool,
+    /// How late the last deadline fired, and the worst of the last minute. Half of lease − hold is too late.
+    pub loop_delay: Duration,
+    /// See `loop_delay`.
+    pub loop_delay_max: Duration,
     /// The other nodes.
     pub peers: Vec<PeerView>,
 }
@@ -140,10 +147,21 @@ pub struct PeerView {
     pub address: SocketAddr,
     /// When its last frame came.
     pub last_contact: Option<Instant>,
-    /// Whether it says that it could hold the VIP; none: never heard.
-    pub fit: Option<bool>,
     /// Why it is not connected.
     pub problem: Option<String>,
+    /// What it last said of itself; none: it never spoke.
+    pub says: Option<Says>,
+}
+
+/// What a peer last said of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Says {
+    /// It could hold the VIP.
+    pub fit: bool,
+    /// Its kernel fence is in place.
+    pub fenced: bool,
+    /// It reaches a backend, or does not look.
+    pub reaches: bool,
 }
 
 impl Cluster {
@@ -190,7 +208,7 @@ impl Cluster {
         let raft = Raft::new(shared.me.clone(), raft_config(lease)?, network, log, machine).await;
         shared.set_raft(raft.map_err(|e| format!("can't start raft: {e}"))?);
         let cluster = Cluster { disk_ok: disk.disk_ok_cell(), shared };
-        cluster.shared.set_disk(disk);
+        cluster.shared.set_record(record::Record::new(disk, quiet));
         let events = cluster.spawn_driver();
         Ok((cluster, events))
     }
@@ -265,6 +283,9 @@ impl Cluster {
             term: m.current_term,
             leader: m.current_leader.as_ref().map(|l| l.to_string()),
             disk_ok: self.disk_ok.get(),
+            fenced: self.shared.hold.borrow().is_fenced(),
+            loop_delay: self.shared.lateness.borrow().last(),
+            loop_delay_max: self.shared.lateness.borrow().longest(runtime::now()),
             peers: self.shared.peers.iter().map(peer_view).collect(),
         }
     }
@@ -284,8 +305,8 @@ fn same_members(disk: &disk::Disk, hash: u64, spec: &Spec) -> Result<(), String>
 
 fn peer_view(peer: &shared::Peer) -> PeerView {
     let (id, address) = (peer.id.to_string(), peer.address);
-    let fit = peer.flags().map(|f| f.fit);
-    PeerView { id, address, last_contact: peer.last_contact(), fit, problem: peer.problem() }
+    let says = peer.flags().map(|f| Says { fit: f.fit, fenced: f.fenced, reaches: f.reaches });
+    PeerView { id, address, last_contact: peer.last_contact(), problem: peer.problem(), says }
 }
 
 fn role(state: types::ServerState) -> &'static str {

@@ -1,11 +1,12 @@
 //! What the tasks of one node's cluster part share: the rules' state, what is known of each peer, the raft handle.
 
-use super::disk::Disk;
 pub use super::peer::Peer;
 use super::peers::hello::Hello;
-use super::peers::message::Proof;
+use super::peers::message::{Proof, Request};
 use super::peers::wire::Flags;
+use super::record::Record;
 use super::rules::hold::HoldRule;
+use super::rules::lateness::Lateness;
 use super::rules::promise::Promise;
 use super::types::{NodeId, Raft, Vote, VoteRequest};
 use super::vote::VoteId;
@@ -14,8 +15,10 @@ use super::{Spec, runtime};
 use crate::release::{Commitment, Secret};
 use crate::sys::clock::Instant;
 use openraft::async_runtime::watch::WatchReceiver;
+use smol::future::FutureExt;
 use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::time::Duration;
 
 /// No honest node is this many terms ahead of another.
@@ -39,6 +42,8 @@ pub struct Shared {
     pub hold: RefCell<HoldRule>,
     /// What was promised to the newest leader that was heard.
     pub promise: RefCell<Promise>,
+    /// How late the driver's deadlines fire.
+    pub lateness: RefCell<Lateness>,
     /// End of the quiet start.
     pub quiet_until: Instant,
     /// Rings the driver.
@@ -46,7 +51,7 @@ pub struct Shared {
     stopping: Cell<bool>,
     stopped: Cell<bool>,
     stopped_wake: Wake,
-    asked_to_move: RefCell<Option<NodeId>>,
+    asked_to_move: RefCell<Option<(VoteId, NodeId)>>,
     heir_refused: Cell<bool>,
     fit: Cell<bool>,
     reaches: Cell<bool>,
@@ -58,7 +63,8 @@ pub struct Shared {
     granted: Cell<Option<Instant>>,
     stood: Cell<Option<Instant>>,
     campaign: RefCell<Option<(VoteId, Instant)>>,
-    disk: OnceCell<Disk>,
+    record: OnceCell<Record>,
+    commitment: RefCell<Option<(VoteId, Commitment)>>,
     raft: OnceCell<Raft>,
 }
 
@@ -76,6 +82,7 @@ impl Shared {
             hello,
             hold: RefCell::new(hold),
             promise: RefCell::new(promise),
+            lateness: RefCell::default(),
             quiet_until,
             wake: Wake::default(),
             stopping: Cell::new(false),
@@ -92,7 +99,8 @@ impl Shared {
             granted: Cell::new(None),
             stood: Cell::new(None),
             campaign: RefCell::new(None),
-            disk: OnceCell::new(),
+            record: OnceCell::new(),
+            commitment: RefCell::new(None),
             raft: OnceCell::new(),
             spec,
         }
@@ -103,9 +111,9 @@ impl Shared {
         let _ = self.raft.set(raft);
     }
 
-    /// Once; where it is not set (tests), nothing is recorded.
-    pub fn set_disk(&self, disk: Disk) {
-        let _ = self.disk.set(disk);
+    /// Once. Without one nothing is recorded.
+    pub fn set_record(&self, record: Record) {
+        let _ = self.record.set(record);
     }
 
     /// The raft handle.
@@ -190,15 +198,15 @@ impl Shared {
         }
     }
 
-    /// Asks the driver to hand the leadership to this peer; it looks at the wish once.
-    pub fn ask_to_move(&self, to: NodeId) {
-        *self.asked_to_move.borrow_mut() = Some(to);
+    /// Asks the driver to hand the leadership under this vote to this peer; it looks at the wish once.
+    pub fn ask_to_move(&self, from: VoteId, to: NodeId) {
+        *self.asked_to_move.borrow_mut() = Some((from, to));
         self.wake.wake();
     }
 
-    /// Takes the wish.
-    pub fn take_wish(&self) -> Option<NodeId> {
-        self.asked_to_move.borrow_mut().take()
+    /// Takes the wish; one for an earlier vote is history.
+    pub fn take_wish(&self, from: &VoteId) -> Option<NodeId> {
+        self.asked_to_move.borrow_mut().take().filter(|(vote, _)| vote == from).map(|(_, to)| to)
     }
 
     /// The peer that was to lead next did not want to, or could not be asked.
@@ -236,21 +244,26 @@ impl Shared {
     /// Before the promise to such a leader is made: the next run must know how long to stay quiet.
     pub async fn record_promise(&self, fenced: bool) {
         let lasts = self.promise.borrow().lasts(fenced);
-        if let Some(disk) = self.disk.get()
-            && disk.recorded_lease().is_none_or(|recorded| recorded < lasts)
-        {
-            disk.record_lease(lasts).await;
+        if let Some(record) = self.record.get() {
+            record.raise(lasts).await;
+        }
+    }
+
+    /// A peer without kernel fence may lead one day: recorded now, the promise need not wait for the disk then. (One that has only just
+    /// started may not have heard of its fence yet.)
+    pub fn expect_leader(self: &Rc<Self>, flags: Flags) {
+        let lasts = self.promise.borrow().lasts(false);
+        if flags.awake && !flags.fenced && self.record.get().is_some_and(|record| record.expects(lasts)) {
+            let shared = self.clone();
+            runtime::spawn(async move { shared.record_promise(false).await });
         }
     }
 
     /// After the quiet start nothing but this run's own promises counts.
     pub async fn forget_earlier_promises(&self) {
         runtime::sleep_until(self.quiet_until).await;
-        let promise = self.promise.borrow().newest_lasts();
-        if let Some(disk) = self.disk.get()
-            && !self.is_hearing()
-        {
-            disk.record_lease(promise).await;
+        if let Some(record) = self.record.get() {
+            record.lower(|| (!self.is_hearing()).then(|| self.promise.borrow().newest_lasts())).await;
         }
     }
 
@@ -268,7 +281,15 @@ impl Shared {
 
     /// The hash of the secret of an own vote, for its AppendEntries.
     pub fn commitment(&self, vote: &VoteId) -> Commitment {
-        self.spec.key.secret(vote.key()).commitment()
+        let mut known = self.commitment.borrow_mut();
+        match &*known {
+            Some((of, commitment)) if of == vote => *commitment,
+            _ => {
+                let commitment = self.spec.key.secret(vote.key()).commitment();
+                *known = Some((vote.clone(), commitment));
+                commitment
+            }
+        }
     }
 
     /// The secret of an own vote. None as long as it may hold the VIP: it is spent only when that was seen gone, or never was here.
@@ -296,6 +317,25 @@ impl Shared {
             self.stood.set(Some(now));
         } else {
             self.granted(now);
+        }
+    }
+
+    /// Tells a peer over its connection what a keeper's notice may not have.
+    pub fn pass_on(self: &Rc<Self>, to: &NodeId, proof: Proof) {
+        let (shared, to) = (self.clone(), to.clone());
+        runtime::spawn(async move {
+            let Some(peer) = shared.peers.iter().find(|p| p.id == to) else { return };
+            let request = Request::Released(proof);
+            let call = async { drop(peer.calls.call(shared.flags(), &request, runtime::now()).await) };
+            call.or(runtime::sleep(shared.lease())).await;
+        });
+    }
+
+    /// Shows all peers that nothing is held under this own vote, if that is so.
+    pub fn tell_released(self: &Rc<Self>, vote: &VoteId) {
+        let Some(secret) = self.secret(vote) else { return };
+        for peer in &self.peers {
+            self.pass_on(&peer.id, Proof { vote: vote.committed(), secret });
         }
     }
 

@@ -117,7 +117,7 @@ impl Daemon {
         let until = now() + self.config.timing.lease * 2 + SUCCESSOR;
         while now() < until {
             let view = cluster.view();
-            let can_hold = |id: &String| view.peers.iter().any(|p| p.id == *id && p.fit == Some(true));
+            let can_hold = |id: &String| view.peers.iter().any(|p| p.id == *id && p.says.is_some_and(|says| says.fit));
             let leader = view.leader.as_ref().filter(|id| can_hold(id));
             if let (None, Some(leader)) = (self.holder.held(), leader) {
                 return Some(leader.clone());

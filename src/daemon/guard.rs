@@ -76,7 +76,8 @@ impl Holder {
     /// Waits for the kernel, then ends. The unit starts both processes again.
     pub(super) async fn outlive_the_keeper(&self, why: &str) {
         self.note_keeper(Keeper::Gone);
-        self.silent_by.set(self.silent_without_keeper());
+        let ordered = self.ordered.borrow().as_ref().map(|(_, until)| *until);
+        self.silent_by.set(silent_by(now(), self.is_fenced(), ordered, self.hold));
         error!("the keeper is gone ({why}): waiting for the kernel to end {}, then stopping", self.name);
         if self.is_fenced() {
             runtime::sleep_until(self.silent_by.get()).await;
@@ -87,16 +88,6 @@ impl Holder {
         self.tell_fitness();
         self.dropped_by_the_kernel();
         self.finish(Err("the keeper is gone".to_string()));
-    }
-
-    /// When nobody answers for the VIP here any more, though the keeper is gone. What was ordered until now it may have seen; what the
-    /// cluster allows later it has not.
-    fn silent_without_keeper(&self) -> Instant {
-        match &*self.ordered.borrow() {
-            _ if !self.is_fenced() => now() + vip::lifetime_bound(self.hold),
-            Some((_, until)) => (*until).max(now()) + FENCE_MARGIN,
-            None => now(),
-        }
     }
 
     /// Whether the kernel fence is in place.
@@ -144,6 +135,37 @@ impl Holder {
     }
 }
 
+/// From when on nobody answers for the VIP here, though the keeper ended at `now`. What was `ordered` until then it may have seen; what
+/// the cluster allows later it has not.
+fn silent_by(now: Instant, fenced: bool, ordered: Option<Instant>, hold: Duration) -> Instant {
+    match ordered {
+        _ if !fenced => now + vip::lifetime_bound(hold),
+        Some(until) => until.max(now) + FENCE_MARGIN,
+        None => now,
+    }
+}
+
 fn os_text(errno: i32) -> String {
     std::io::Error::from_raw_os_error(errno).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_keeper_the_fence_ends_the_vip_with_the_hold_and_the_lifetime_later() {
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let hold = Duration::from_millis(190);
+        let bound = vip::lifetime_bound(hold);
+        for (fenced, ordered, silent) in [
+            (true, Some(1150), at(1160)),
+            (true, Some(900), at(1010)),
+            (true, None, at(1000)),
+            (false, Some(1150), at(1000) + bound),
+            (false, None, at(1000) + bound),
+        ] {
+            assert_eq!(silent_by(at(1000), fenced, ordered.map(at), hold), silent, "{fenced} {ordered:?}");
+        }
+    }
 }

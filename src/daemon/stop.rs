@@ -108,7 +108,8 @@ impl Daemon {
 /// Waits for a signal that means stop.
 async fn signalled(signals: &Async<Signals>) -> Result<(), String> {
     let next = |signals: &Signals| signals.next().ok_or(std::io::ErrorKind::WouldBlock.into());
-    info!("{}", signals.read_with(next).await.map_err(|e| format!("can't read signals: {e}"))?);
+    let signal = signals.read_with(next).await.map_err(|e| format!("can't read signals: {e}"))?; // not in the line: it may be off
+    info!("{signal}");
     Ok(())
 }
 

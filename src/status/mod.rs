@@ -44,7 +44,7 @@ pub struct Snapshot {
     pub claims: u64,
     /// The MAC that claimed it last.
     pub last_claim: Option<String>,
-    /// The longest time in ms that the daemon's loop was late; none where it is not measured.
+    /// The longest time in ms that a deadline of the daemon's loop fired late, in the last minute; none where it is not measured.
     pub loop_delay_ms: Option<u64>,
     /// Milliseconds since the daemon started.
     pub uptime_ms: u64,

@@ -52,7 +52,7 @@ fn write_holding(out: &mut String, s: &Snapshot) -> std::fmt::Result {
         writeln!(out, "claims    RED: {} by other hosts, last by {mac}: take the VIP from it", s.claims)?;
     }
     if let Some(ms) = s.loop_delay_ms {
-        writeln!(out, "delay     {ms} ms at most in the daemon's loop")?;
+        writeln!(out, "delay     {ms} ms at most in the daemon's loop (last minute)")?;
     }
     Ok(())
 }
@@ -167,7 +167,7 @@ node      server1  (leader, kube-vip 0.1.0, up 1 h 2 min)
 leader    server1  (term 3)
 vip       10.0.0.100 on eth0: held here for 171 ms more  (gained 1 times)
 fence     the kernel ends the VIP at its deadline, also without kube-vip
-delay     2 ms at most in the daemon's loop
+delay     2 ms at most in the daemon's loop (last minute)
 disk      RED: vote and log don't reach the disk; see the log, free or replace it
 peer      b  10.0.0.2:10000  heard 12 ms ago, can't hold the VIP
 peer      c  10.0.0.3:10000  never heard  [refused]

@@ -9,6 +9,7 @@ pub mod netlink;
 pub mod packet;
 pub mod poll;
 pub mod process;
+pub mod shared;
 pub mod signal;
 pub mod splice;
 pub mod tcp;

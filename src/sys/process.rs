@@ -52,6 +52,20 @@ pub fn lock_memory() -> io::Result<()> {
     mlockall(libc::MCL_CURRENT)
 }
 
+/// Locks what is mapped now and later, each page once it is used. Only where there is no limit on locked memory, or this process may
+/// lift it (CAP_SYS_RESOURCE): with a limit, a later allocation or a growing stack would fail instead of being unlocked.
+///
+/// # Errors
+/// Where there is a limit that stays, and where the kernel (before 4.4) knows no locking on use.
+pub fn lock_growing_memory() -> io::Result<()> {
+    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    let (limit, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    if limit != RLIM_INFINITY {
+        return Err(io::Error::other(format!("locked memory is limited to {} KiB", limit >> 10)));
+    }
+    mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT)
+}
+
 fn mlockall(flags: libc::c_int) -> io::Result<()> {
     // SAFETY: mlockall takes no pointers.
     if unsafe { libc::mlockall(flags) } < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -78,18 +92,4 @@ pub mod priority {
     pub const DAEMON: u8 = 10;
     /// The keeper.
     pub const KEEPER: u8 = 20;
-}
-
-/// Locks what is mapped now and later, each page once it is used. Only where there is no limit on locked memory, or this process may
-/// lift it (CAP_SYS_RESOURCE): with a limit, a later allocation or a growing stack would fail instead of being unlocked.
-///
-/// # Errors
-/// Where there is a limit that stays, and where the kernel (before 4.4) knows no locking on use.
-pub fn lock_growing_memory() -> io::Result<()> {
-    let _ = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
-    let (limit, _) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
-    if limit != RLIM_INFINITY {
-        return Err(io::Error::other(format!("locked memory is limited to {} KiB", limit >> 10)));
-    }
-    mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT)
 }

@@ -1,7 +1,8 @@
 //! The socket pair between keeper and daemon: orders one way, reports the other, each a message of its own (SOCK_SEQPACKET).
 
+use super::renewals::Renewals;
 use super::wire::{self, Packet};
-use super::{Order, Report, host};
+use super::{Order, Report, VoteKey, host};
 use crate::reactor::Async;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
@@ -11,12 +12,22 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
-/// A connected pair, non-blocking, closed on exec: the keeper's end and the daemon's. Each process must close the other's end.
-pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+/// One end: a socket for orders and reports, and a page of memory for renewals of the running hold.
+#[derive(Debug)]
+pub struct End {
+    pub(super) fd: OwnedFd,
+    pub(super) renewals: Rc<Renewals>,
+}
+
+/// A connected pair, non-blocking, closed on exec: the keeper's end and the daemon's. Each process must drop the other's end.
+pub fn pair() -> io::Result<(End, End)> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
-    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+    let (keeper, daemon) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?;
+    let renewals = Rc::new(Renewals::new()?);
+    Ok((End { fd: keeper, renewals: renewals.clone() }, End { fd: daemon, renewals }))
 }
 
 pub(super) fn put(fd: &impl AsFd, packet: &Packet) -> io::Result<()> {
@@ -68,19 +79,36 @@ impl KeeperSide for KeeperLink {
 #[derive(Debug)]
 pub struct KeeperLink {
     fd: Async<OwnedFd>,
+    renewals: Rc<Renewals>,
     vip: IpAddr,
     pending: Cell<Option<Order>>,
+    /// The vote under which the keeper said that it holds, and has not said otherwise: it reads its renewals by itself.
+    held: Cell<Option<VoteKey>>,
 }
 
 impl KeeperLink {
     /// Over the daemon's end of [`pair`]. Call it in the daemon's process, after the fork.
-    pub fn new(fd: OwnedFd, vip: IpAddr) -> io::Result<Self> {
-        Ok(Self { fd: Async::new(fd)?, vip, pending: Cell::new(None) })
+    pub fn new(End { fd, renewals }: End, vip: IpAddr) -> io::Result<Self> {
+        Ok(Self { fd: Async::new(fd)?, renewals, vip, pending: Cell::new(None), held: Cell::new(None) })
     }
 
     /// Sends an order. Where the socket is full (the keeper doesn't read), the newest `Hold` or `LetGo` waits in one slot and goes out by
-    /// the next `send` or [`KeeperLink::next`]; a `Probe` is then dropped. Err: the keeper is gone.
+    /// the next `send` or [`KeeperLink::next`]; a `Probe` is then dropped. A later end of the hold that the keeper has is no message: it
+    /// looks for it in time. Err: the keeper is gone.
     pub fn send(&self, order: Order) -> io::Result<()> {
+        match order {
+            Order::Hold { vote, until } => {
+                self.renewals.write(vote, until);
+                if self.held.get() == Some(vote) {
+                    return Ok(());
+                }
+            }
+            Order::LetGo { .. } => {
+                self.renewals.clear(); // first: the keeper must not find a renewal after this order
+                self.held.set(None);
+            }
+            Order::Probe => {}
+        }
         if order == Order::Probe && self.pending.get().is_some() {
             return Ok(());
         }
@@ -100,8 +128,17 @@ impl KeeperLink {
             let packet = poll_fn(|cx| self.poll(cx)).await?;
             let packet = packet.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the keeper has ended"))?;
             if let Some(report) = Report::decode(&packet) {
+                self.note(&report);
                 return Ok(report); // it always is one: one binary on both ends
             }
+        }
+    }
+
+    fn note(&self, report: &Report) {
+        match report {
+            Report::Held { vote, .. } => self.held.set(Some(*vote)),
+            Report::Gone { .. } | Report::Refused { .. } => self.held.set(None),
+            _ => {}
         }
     }
 
@@ -126,10 +163,11 @@ impl KeeperLink {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{RefusedWhy, VoteKey};
+    use super::super::{GoneWhy, RefusedWhy, VoteKey};
     use super::*;
     use crate::reactor::block_on;
     use crate::sys::clock::Instant;
+    use std::time::Duration;
 
     const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
     const LET_GO: Order = Order::LetGo { vote: VoteKey { term: 9, node: 1 } };
@@ -152,28 +190,53 @@ mod tests {
         link.send(Order::Probe).expect("dropped");
         assert_eq!(link.pending.get(), Some(hold(sent + 1)));
         let mut read = Vec::new();
-        while let Ok(Some(p)) = get(&keeper) {
+        while let Ok(Some(p)) = get(&keeper.fd) {
             read.push(Order::decode(&p).expect("an order"));
         }
         assert_eq!(read.last(), Some(&hold(sent - 1)));
-        put(&keeper, &Report::Link { up: true }.encode()).expect("room for a report");
+        put(&keeper.fd, &Report::Link { up: true }.encode()).expect("room for a report");
         let both = smol::future::zip(link.next(), async {
             smol::future::yield_now().await;
         });
         assert_eq!(block_on(both).expect("epoll").0.ok(), Some(Report::Link { up: true }));
         link.send(LET_GO).expect("room again");
-        let orders: Vec<_> = std::iter::from_fn(|| get(&keeper).ok().flatten()).filter_map(|p| Order::decode(&p)).collect();
+        let orders: Vec<_> = std::iter::from_fn(|| get(&keeper.fd).ok().flatten()).filter_map(|p| Order::decode(&p)).collect();
         assert_eq!(orders.last(), Some(&LET_GO));
         assert!(!orders.contains(&hold(sent)), "the older pending order is gone");
+    }
+
+    #[test]
+    fn renewals_are_messages_only_until_the_keeper_holds() {
+        let (keeper, daemon) = pair().expect("a socket pair");
+        let link = KeeperLink::new(daemon, VIP).expect("a link");
+        let vote = VoteKey { term: 3, node: 1 };
+        let renew = |n| link.send(Order::Hold { vote, until: Instant::from_nanos(n) }).expect("room");
+        let orders = || std::iter::from_fn(|| get(&keeper.fd).ok().flatten()).filter_map(|p| Order::decode(&p)).count();
+        let tell = |report: Report| {
+            put(&keeper.fd, &report.encode()).expect("room");
+            assert_eq!(block_on(link.next()).expect("epoll").ok(), Some(report));
+        };
+        (1..4).for_each(renew);
+        assert_eq!(orders(), 3, "the first one may have come too late");
+        tell(Report::Held { vote, took: Duration::ZERO });
+        (4..9).for_each(renew);
+        assert_eq!((orders(), keeper.renewals.read()), (0, Some((vote, Instant::from_nanos(8)))));
+        link.send(hold(9)).expect("room");
+        assert_eq!(orders(), 1, "another vote's hold is a message");
+        tell(Report::Gone { vote, why: GoneWhy::Deadline, took: Duration::ZERO });
+        renew(10);
+        assert_eq!(orders(), 1, "a vote whose hold ended gets its refusal");
+        link.send(LET_GO).expect("room");
+        assert_eq!((orders(), keeper.renewals.read()), (1, None), "the end is a message, and nothing is renewed after it");
     }
 
     #[test]
     fn the_end_is_an_error_and_garbage_is_skipped() {
         let (keeper, daemon) = pair().expect("a socket pair");
         let link = KeeperLink::new(daemon, VIP).expect("a link");
-        put(&keeper, &[0xee; wire::LEN]).expect("room");
+        put(&keeper.fd, &[0xee; wire::LEN]).expect("room");
         let report = Report::Refused { vote: VoteKey::default(), why: RefusedWhy::Spent };
-        put(&keeper, &report.encode()).expect("room");
+        put(&keeper.fd, &report.encode()).expect("room");
         drop(keeper);
         assert_eq!(block_on(link.next()).expect("epoll").ok(), Some(report));
         assert_eq!(block_on(link.next()).expect("epoll").map_err(|e| e.kind()), Err(io::ErrorKind::UnexpectedEof));

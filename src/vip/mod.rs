@@ -1,10 +1,14 @@
 //! The address: a small privileged keeper process adds, renews, announces and removes it, and only until the deadline it was given.
 //!
 //! ```text
-//! daemon ── Order ──▶ link ─▶ keeper ─▶ state (pure: wanted vs observed, now) ─▶ Next ─▶ kernel (netlink, AF_PACKET)
-//!        ◀─ Report ──                     ▲                                                │
-//!                                         └──────────── Input: what the kernel said ◀──────┘
+//! daemon ── Order ──▶ link ─▶ keeper ─▶ state (pure: wanted vs observed, now) ─▶ Next ─┬▶ kernel: address, fence, frames
+//!        ◀─ Report ──                     ▲                                            │ └▶ peers: proof of release (UDP)
+//!                                         └──────────── Input: what the kernel said ◀──┘
 //! ```
+//!
+//! Three things end it, the fastest first: the keeper at its deadline or when the daemon ends (milliseconds, and the peers are told); the
+//! kernel fence, an nf_tables element with a timeout, which needs no living process (exact to a tick, on kernels that have it); and the
+//! lifetime of the address itself ([`lifetime_bound`]).
 //!
 //! The contract between the two processes: a hold that the keeper began (or refused for what it found on this host) ends with exactly one
 //! [`Report::Gone`], and its vote is spent from then on. Time is CLOCK_BOOTTIME on both sides.
@@ -17,13 +21,14 @@ pub mod keeper;
 pub mod link;
 mod notice;
 mod ownership;
+mod renewals;
 pub mod rtnl;
 pub mod state;
 mod wire;
 
 pub use host::{CleanupReport, FenceFound, Found, OpenError, OpenErrorKind, cleanup, present};
 pub use keeper::{Child, ExitReason, Keeper, KeeperSpec, Notify};
-pub use link::{KeeperLink, KeeperSide};
+pub use link::{End, KeeperLink, KeeperSide};
 pub use state::{lifetime_bound, lifetime_secs};
 
 pub use crate::release::VoteKey;
@@ -98,7 +103,7 @@ pub enum Report {
         /// Its link-layer address.
         mac: [u8; 6],
     },
-    /// The keeper was told to stop: hand over and let go within [`state::STOP_TIME`], and exit within [`KeeperSpec::drain`] more.
+    /// The keeper was told to stop, or told again: hand over and let go within [`state::STOP_TIME`], and exit within [`KeeperSpec::drain`] more.
     Stopping,
     /// The kernel refused something that the keeper tries again; at most one in a second.
     Trouble {

@@ -6,25 +6,26 @@
 //!
 //! All waiting orders are fed before the next step: a keeper that was late itself acts on the newest order, not on the oldest.
 
-mod claims;
 mod fencing;
 mod inout;
-mod notices;
+mod leaving;
+mod speaking;
 
 pub use inout::{FenceAct, Input, Next, STOP_TIME, Settings, lifetime_bound, lifetime_secs};
 
 use super::announce::Schedule;
 use super::rtnl::Change;
-use super::{GoneWhy, Order, RefusedWhy, Report, Task, VoteKey, frames};
+use super::{GoneWhy, Order, RefusedWhy, Report, Task, VoteKey};
 use crate::sys::clock::Instant;
-use claims::Claims;
 use fencing::Fencing;
-use notices::Notices;
+use leaving::{KILL_TIME, Notices};
+use speaking::Claims;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// A killed daemon that is still not reaped after this counts as ended: the service manager ends what is left.
-const KILL_TIME: Duration = Duration::from_secs(1);
+/// Renewals come without a message: they are looked for when this part of the hold is left. A third is long enough for a late keeper, and
+/// short enough that there are two heartbeats to a look (a hold is nearly four).
+const LOOK: u32 = 3;
 /// Pause before something the kernel refused is tried again.
 const RETRY: Duration = Duration::from_millis(10);
 /// Pause between two restorations of an address that somebody keeps removing.
@@ -135,6 +136,11 @@ impl Machine {
     /// Whether the kernel acknowledged the address for the running hold.
     pub fn holds(&self) -> bool {
         self.hold.is_some_and(|h| h.held)
+    }
+
+    /// The end of the running hold, if it is under this vote.
+    pub fn held_until(&self, vote: VoteKey) -> Option<Instant> {
+        self.hold.filter(|h| h.vote == vote).map(|h| h.until)
     }
 
     /// Takes in what happened.
@@ -377,81 +383,8 @@ impl Machine {
         }
     }
 
-    fn claimed(&mut self, mac: frames::Mac, now: Instant) {
-        let counts = match self.hold.filter(|h| h.held) {
-            Some(h) => Claims::counts(h.gained, now),
-            None => self.probing.is_some_and(|p| p.listens(now)),
-        };
-        if !counts {
-            return;
-        }
-        if self.claims.is_news(mac, now) {
-            self.report(Report::Claimed { mac });
-        }
-        // There is a schedule only while holding, and announcing.
-        if let Some(schedule) = self.announcing.as_mut().filter(|_| self.claims.defend(now)) {
-            schedule.hasten(now);
-        }
-    }
-
-    fn stop(&mut self, now: Instant) {
-        if self.stop_at.is_none() {
-            self.stop_at = Some(now + STOP_TIME);
-            self.report(Report::Stopping);
-        }
-    }
-
-    fn daemon_closed(&mut self, now: Instant) {
-        if !std::mem::replace(&mut self.closed, true) {
-            self.owe_notice();
-        }
-        self.stop_at.get_or_insert(now + STOP_TIME);
-        self.end(GoneWhy::LetGo, now);
-        self.hinted = true; // exit only on a dump that is newer than this
-    }
-
-    fn announce(&mut self, now: Instant) {
-        self.reply_owed = false;
-        self.announcing = self.set.announce.then(|| Schedule::announce(self.set.ipv6, now));
-        self.watching = self.set.announce.then(|| Schedule::watch(now));
-    }
-
-    fn frame_work(&mut self, now: Instant) -> Option<Next> {
-        let due = |s: &&mut Schedule| s.due().is_some_and(|at| at <= now);
-        if let Some(schedule) = self.announcing.as_mut().filter(|s| due(s)) {
-            // The hold was checked by `next` in this very step.
-            let reply = self.reply_owed;
-            self.reply_owed = !reply && !self.set.ipv6;
-            if reply || self.set.ipv6 {
-                schedule.sent(now);
-            }
-            return Some(Next::Frame(if reply { frames::Kind::AnnounceReply } else { frames::Kind::Announce }));
-        }
-        self.watching.as_mut().filter(|s| due(s)).or(self.probing.as_mut().filter(|s| due(s))).map(|schedule| {
-            schedule.sent(now);
-            Next::Frame(frames::Kind::Probe)
-        })
-    }
-
     fn talk(&self) -> Option<Next> {
         self.reports.front().filter(|_| !self.blocked && !self.closed).map(|r| Next::Report(*r))
-    }
-
-    fn end_work(&mut self, now: Instant) -> Next {
-        let kill_at = self.stop_at.map(|at| at + self.set.drain);
-        if self.killed && kill_at.is_some_and(|at| now >= at + KILL_TIME) {
-            self.ended.get_or_insert(now);
-        }
-        if let Some(ended) = self.ended {
-            let known = self.busy.is_none() && !self.hinted && self.ending.is_none();
-            let gone = known && self.seen.is_some_and(|s| !s.ours) && self.notice_due().is_none();
-            if gone || now >= ended + lifetime_bound(self.set.hold) {
-                return Next::Exit { gone };
-            }
-        } else if kill_at.is_some_and(|at| now >= at) && !std::mem::replace(&mut self.killed, true) {
-            return Next::Kill;
-        }
-        Next::Wait(self.wake(now))
     }
 
     /// The earliest instant after `now` at which something has to be done without any input.
@@ -459,6 +392,7 @@ impl Machine {
         let held = self.hold.filter(|h| h.held);
         let times = [
             self.hold.map(|h| h.until),
+            self.hold.map(|h| h.until - self.set.hold / LOOK),
             held.map(|_| self.renew_at),
             held.map(|_| self.restore_at),
             Some(self.retry_at),

@@ -12,6 +12,7 @@
 #![allow(dead_code, unused_imports)] // every test binary uses its own part of the lab
 
 pub mod backend;
+pub mod kept;
 pub mod net;
 pub mod node;
 pub mod observe;

@@ -12,6 +12,8 @@ use log::{info, warn};
 /// A transfer under way.
 pub(super) struct HandOver {
     to: NodeId,
+    /// These did not want to.
+    refused: Vec<NodeId>,
     started: Instant,
     give_up: Instant,
 }
@@ -29,8 +31,8 @@ impl Driver {
     }
 
     /// Decides once whether to move; what is decided stays until another leads or the vote has ended.
-    pub(super) fn look_for_a_better_one(&mut self, now: Instant, m: &RaftMetrics) {
-        let asked = self.shared.take_wish();
+    pub(super) fn look_for_a_better_one(&mut self, now: Instant, m: &RaftMetrics, vote: &VoteId) {
+        let asked = self.shared.take_wish(vote);
         if !self.is_willing() || self.handing_over.is_some() {
             return; // it lets go and hands over in any case
         }
@@ -43,14 +45,8 @@ impl Driver {
     }
 
     pub(super) async fn lead(&mut self, now: Instant, m: &RaftMetrics, vote: &VoteId) -> Instant {
-        if let Some(hand_over) = &self.handing_over {
-            let refused = self.shared.take_refusal();
-            if now < hand_over.give_up && !refused {
-                return hand_over.give_up;
-            }
-            let how = if refused { "refused the leadership after" } else { "did not take the leadership within" };
-            warn!("{} {how} {} ms", hand_over.to, (now - hand_over.started).as_millis());
-            return self.step_down(now, vote).await;
+        if let Some(hand_over) = self.handing_over.take() {
+            return self.go_on_handing_over(now, m, vote, hand_over).await;
         }
         let (spent, can_hold, may_be_held) = {
             let hold = self.shared.hold.borrow();
@@ -60,8 +56,8 @@ impl Driver {
             return self.beat(now).await; // also while letting go: the lease guards what is still here
         }
         let willing = self.is_willing();
-        if !willing && let Some(to) = self.successor(now, m) {
-            return self.hand_over(now, vote, to).await;
+        if !willing && let Some(to) = self.successor(now, m, &[]) {
+            return self.hand_over(now, vote, to, Vec::new()).await;
         }
         let too_late = !spent && !can_hold && willing;
         if too_late {
@@ -86,29 +82,52 @@ impl Driver {
     }
 
     /// The peer that was meant, while it is ready; else the best one.
-    fn successor(&self, now: Instant, m: &RaftMetrics) -> Option<NodeId> {
-        let followers = standing::followers(&self.shared, m);
+    fn successor(&self, now: Instant, m: &RaftMetrics, refused: &[NodeId]) -> Option<NodeId> {
+        let mut followers = standing::followers(&self.shared, m);
+        followers.retain(|f| !refused.contains(&f.id));
         let ready = |f: &&successor::Follower| successor::unready(f, now, self.shared.heartbeat()).is_none();
         let meant = self.moving.as_ref().and_then(|to| followers.iter().filter(ready).find(|f| f.id == to.to));
         meant.or_else(|| successor::choose(now, self.shared.heartbeat(), &followers)).map(|f| f.id.clone())
     }
 
-    async fn hand_over(&mut self, now: Instant, vote: &VoteId, to: NodeId) -> Instant {
+    /// A peer that refuses is passed over at once; one that says nothing is waited for, and then the others elect.
+    async fn go_on_handing_over(&mut self, now: Instant, m: &RaftMetrics, vote: &VoteId, hand_over: HandOver) -> Instant {
+        let refused = self.shared.take_refusal();
+        let give_up = hand_over.give_up;
+        if now < give_up && !refused {
+            self.handing_over = Some(hand_over);
+            return give_up;
+        }
+        let how = if refused { "refused the leadership after" } else { "did not take the leadership within" };
+        let HandOver { to, started, refused: mut passed_over, .. } = hand_over;
+        warn!("{to} {how} {} ms", (now - started).as_millis());
+        passed_over.push(to);
+        match self.successor(now, m, &passed_over).filter(|_| refused) {
+            Some(next) => self.hand_over(now, vote, next, passed_over).await,
+            None => self.step_down(now, vote).await,
+        }
+    }
+
+    async fn hand_over(&mut self, now: Instant, vote: &VoteId, to: NodeId, refused: Vec<NodeId>) -> Instant {
         info!("handing the leadership over to {to} ({vote})");
         self.shared.hold.borrow_mut().spend(vote.clone());
         self.shared.take_refusal();
         let give_up = now + self.shared.lease();
-        self.handing_over = Some(HandOver { to: to.clone(), started: now, give_up });
+        self.handing_over = Some(HandOver { to: to.clone(), refused, started: now, give_up });
         let _ = self.shared.raft().trigger().transfer_leader(to).await;
         give_up
     }
 
     async fn step_down(&mut self, now: Instant, vote: &VoteId) -> Instant {
+        (self.handing_over, self.moving) = (None, None);
+        self.shared.set_moving(false);
         match self.shared.step_down(vote).await {
-            true => info!("stepped down ({vote})"),
+            true => {
+                info!("stepped down ({vote})");
+                self.shared.tell_released(vote); // nobody has to wait for what this node does not hold
+            }
             false => warn!("could not step down ({vote}); trying again"),
         }
-        (self.handing_over, self.moving) = (None, None);
         self.shared.granted(now);
         now + self.shared.heartbeat()
     }

@@ -5,7 +5,7 @@ mod bootstrap;
 mod lead;
 
 use super::Event;
-use super::rules::hold::{Leading, Order};
+use super::rules::hold::{Leading, Order, hold_of};
 use super::rules::preference::Preference;
 use super::rules::rank;
 use super::runtime::{now, sleep_until};
@@ -15,7 +15,7 @@ use super::types::{NodeId, RaftMetrics, ServerState};
 use super::vote::VoteId;
 use crate::sys::clock::Instant;
 use lead::{HandOver, Move};
-use log::{debug, info};
+use log::{debug, info, warn};
 use openraft::async_runtime::watch::WatchReceiver;
 use smol::channel::Sender;
 use smol::future::FutureExt;
@@ -39,6 +39,8 @@ pub struct Driver {
     preference: Preference,
     /// Where this leader moves although it could hold.
     moving: Option<Move>,
+    /// At the last look.
+    led: bool,
     handing_over: Option<HandOver>,
     stop_by: Option<Instant>,
     /// When this node began to wait for a log to come from somewhere.
@@ -51,6 +53,7 @@ impl Driver {
         Self {
             preference: Preference::new(shared.spec.preempt),
             moving: None,
+            led: false,
             shared,
             events,
             next_heartbeat: Instant::default(),
@@ -80,12 +83,33 @@ impl Driver {
                 sleep_until(deadline).await;
                 true
             };
+            let asleep = now();
             if !changed.or(rung).or(due).await {
                 return "the raft core ended".to_string();
+            }
+            if deadline > asleep {
+                self.note_delay(deadline);
             }
             if let Err(fatal) = &metrics.borrow_watched().running_state {
                 return fatal.to_string();
             }
+        }
+    }
+
+    /// A loop that is late with its own deadlines is late with the peers' frames too.
+    fn note_delay(&self, deadline: Instant) {
+        let now = now();
+        if now < deadline {
+            return;
+        }
+        let margin = self.shared.lease().saturating_sub(hold_of(self.shared.lease()));
+        let worth_telling = self.shared.lateness.borrow_mut().note(now, now - deadline, margin);
+        if let Some(late) = worth_telling {
+            warn!(
+                "this node woke up {} ms too late; from {} ms on it may lose the VIP: is the machine too busy, or the timing too tight for it?",
+                late.as_millis(),
+                margin.as_millis()
+            );
         }
     }
 
@@ -96,9 +120,13 @@ impl Driver {
         self.shared.set_empty(m.last_log_index.is_none() && m.vote.leader_id.term == 0);
         self.note_leader(now, m);
         let leading = self.leading(m);
-        if leading.is_some() {
-            self.look_for_a_better_one(now, m);
+        match &leading {
+            Some(leading) => self.look_for_a_better_one(now, m, &leading.vote),
+            // Whoever took it from this node, or was offered it, gets the time to say so.
+            None if self.led => self.shared.granted(now),
+            None => {}
         }
+        self.led = leading.is_some();
         let may_hold = self.is_willing() && self.handing_over.is_none();
         self.shared.set_moving(leading.is_some() && !may_hold);
         let order = self.shared.hold.borrow_mut().step(now, leading.as_ref(), may_hold);

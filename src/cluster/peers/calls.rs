@@ -42,7 +42,9 @@ struct Pending {
 pub struct Calls {
     connected: Cell<bool>,
     asked: Cell<Instant>,
-    answered: Cell<Instant>,
+    /// Since when the peer owes an answer, also one that nobody waits for any more.
+    owing: Cell<Option<Instant>>,
+    owes: Wake,
     next_id: Cell<u64>,
     queue: RefCell<VecDeque<Vec<u8>>>,
     pending: RefCell<BTreeMap<u64, Pending>>,
@@ -78,6 +80,10 @@ impl Calls {
         let _ticket = Ticket { calls: self, id };
         self.queue.borrow_mut().push_back(frame);
         self.asked.set(now);
+        if self.owing.get().is_none() {
+            self.owing.set(Some(now));
+            self.owes.wake();
+        }
         self.wake.wake();
         loop {
             wake.wait().await;
@@ -103,20 +109,25 @@ impl Calls {
         self.asked.get()
     }
 
-    /// When something was last answered over this connection, or it came up.
-    pub(super) fn last_answered(&self) -> Instant {
-        self.answered.get()
+    /// Since when the peer owes the answer to a request that was made over this connection; answers come in order.
+    pub(super) fn owing_since(&self) -> Option<Instant> {
+        self.owing.get()
+    }
+
+    /// Waits until a peer that owed nothing owes an answer.
+    pub(super) async fn owes(&self) {
+        self.owes.wait().await;
     }
 
     /// A connection came up.
-    pub(super) fn connect(&self, now: Instant) {
+    pub(super) fn connect(&self) {
         self.connected.set(true);
-        self.answered.set(now);
     }
 
     /// The connection ended: every waiting caller gets [`CallError::Lost`].
     pub(super) fn disconnect(&self) {
         self.connected.set(false);
+        self.owing.set(None);
         self.queue.borrow_mut().clear();
         let lost = std::mem::take(&mut *self.pending.borrow_mut());
         for call in lost.values() {
@@ -136,10 +147,45 @@ impl Calls {
 
     /// Hands an answer to its caller.
     pub(super) fn answered(&self, id: u64, response: Response, now: Instant) {
-        self.answered.set(now);
+        let all = id.wrapping_add(1) == self.next_id.get();
+        self.owing.set((!all).then_some(now));
         if let Some(call) = self.pending.borrow_mut().get_mut(&id) {
             call.answer = Some(response);
             call.wake.wake();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use smol::future::{FutureExt, poll_once};
+    use std::time::Duration;
+
+    #[test]
+    fn a_peer_owes_until_the_last_request_is_answered_also_where_its_caller_gave_up() {
+        smol::block_on(async {
+            let at = |ms: u64| Instant::default() + Duration::from_millis(ms);
+            let calls = Calls::default();
+            let ask = |ms| calls.call(Flags::default(), &Request::Ping, at(ms));
+            assert_eq!(ask(1).await.err(), Some(CallError::NotConnected));
+            calls.connect();
+            assert_eq!(calls.owing_since(), None);
+            assert!(poll_once(ask(10)).await.is_none(), "no answer yet, and its caller leaves");
+            assert!(poll_once(calls.owes()).await.is_some());
+            let second = async { ask(20).await };
+            let answers = async {
+                assert_eq!(calls.owing_since(), Some(at(10)));
+                calls.answered(0, Response::Pong, at(30));
+                assert_eq!(calls.owing_since(), Some(at(30)), "the second is still owed");
+                calls.answered(1, Response::Pong, at(40));
+                std::future::pending().await
+            };
+            assert!(second.or(answers).await.is_ok());
+            assert_eq!(calls.owing_since(), None);
+            assert!(poll_once(ask(50)).await.is_none());
+            calls.disconnect();
+            assert_eq!(calls.owing_since(), None, "another connection owes nothing");
+        });
     }
 }

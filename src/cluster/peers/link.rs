@@ -4,10 +4,10 @@ use super::hello::Hello;
 use super::io::{Broken, Reader, read_frame, reader, within};
 use super::message::{Request, Response};
 use super::wire::{self, Flags, Header, Kind, PREAMBLE};
-use crate::cluster::runtime::{now, sleep};
+use crate::cluster::runtime::{now, sleep, sleep_until};
 use crate::cluster::shared::{Peer, Shared};
 use crate::reactor::Async;
-use log::{debug, info, warn};
+use log::{debug, log, warn};
 use smol::future::FutureExt;
 use smol::io::AsyncWriteExt;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -15,9 +15,12 @@ use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A connection attempt, and a handshake, may take this long.
+/// A handshake may take twice this long; a connection that ends sooner was none.
 const CONNECT: Duration = Duration::from_secs(1);
-/// Back-off between attempts: doubles between these two, with jitter of up to a half.
+/// An answer may take two leases within these bounds, an attempt to connect one. A segment that is lost in a short cut is repeated by TCP
+/// only after as long again as the cut took (a SYN after 1 s): longer than an election; a new connection is there at once.
+const PATIENCE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(6));
+/// Back-off between attempts: doubles between these two, at most one lease, with jitter of up to a half.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(640));
 /// A connection without other requests is pinged this often.
 const PING: Duration = Duration::from_millis(500);
@@ -28,17 +31,22 @@ const PING_FRESH: Duration = Duration::from_millis(100);
 pub async fn keep_connected(shared: Rc<Shared>, index: usize) {
     let peer = &shared.peers[index];
     let mut backoff = BACKOFF.0;
+    let mut brief = false;
     loop {
         let met = within(CONNECT * 2, meet(&shared, peer)).await;
         match met {
             Ok(stream) => {
                 let since = now();
-                peer_up(&shared, peer);
+                // A peer that accepts but does not answer is told of once, not with every attempt.
+                let level = if brief { log::Level::Debug } else { log::Level::Info };
+                peer_up(&shared, peer, level);
                 let why = talk(&shared, peer, &stream).await;
                 peer.calls.disconnect();
-                info!("peer {}: connection to {} lost: {why}", peer.id, peer.address);
+                brief = now() - since < CONNECT;
+                let level = if brief { level } else { log::Level::Info };
+                log!(level, "peer {}: connection to {} lost: {why}", peer.id, peer.address);
                 peer.set_problem(why.to_string());
-                if now() - since >= CONNECT {
+                if !brief {
                     backoff = BACKOFF.0; // one that ends at once is no better than none
                 }
             }
@@ -46,14 +54,18 @@ pub async fn keep_connected(shared: Rc<Shared>, index: usize) {
         }
         // A peer that calls can be called: after a partition both directions are back at once.
         sleep(backoff / 2 + shared.jitter(backoff / 2)).or(peer.called.wait()).await;
-        backoff = (backoff * 2).min(BACKOFF.1);
+        backoff = (backoff * 2).min(shared.lease().clamp(BACKOFF.0 * 4, BACKOFF.1));
     }
 }
 
-pub(super) fn peer_up(shared: &Shared, peer: &Peer) {
-    info!("peer {}: connected to {}", peer.id, peer.address);
+fn patience(lease: Duration) -> Duration {
+    (lease * 2).clamp(PATIENCE.0, PATIENCE.1)
+}
+
+pub(super) fn peer_up(shared: &Shared, peer: &Peer, level: log::Level) {
+    log!(level, "peer {}: connected to {}", peer.id, peer.address);
     peer.clear_problem();
-    peer.calls.connect(now());
+    peer.calls.connect();
     shared.peer_came_up(&peer.id);
 }
 
@@ -68,7 +80,8 @@ fn note_failure(peer: &Peer, why: &Broken) {
 
 /// Connects from this node's own address (peers know it by that) and shakes hands.
 async fn meet(shared: &Shared, peer: &Peer) -> Result<Async<TcpStream>, Broken> {
-    let stream = connect(shared.address, peer.address).await?;
+    let limit = shared.lease().clamp(PATIENCE.0, CONNECT);
+    let stream = connect(shared.address, peer.address, limit).await?;
     let mut out = &stream;
     let mut first = PREAMBLE.to_vec();
     first.extend(hello(shared, peer)?);
@@ -104,7 +117,7 @@ fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
-async fn connect(from: SocketAddr, to: SocketAddr) -> Result<Async<TcpStream>, Broken> {
+async fn connect(from: SocketAddr, to: SocketAddr, limit: Duration) -> Result<Async<TcpStream>, Broken> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
@@ -118,7 +131,7 @@ async fn connect(from: SocketAddr, to: SocketAddr) -> Result<Async<TcpStream>, B
         stream.writable().await;
         Ok(())
     };
-    within(CONNECT, connected).await?;
+    within(limit, connected).await?;
     match stream.get_ref().take_error()? {
         Some(e) => Err(e.into()),
         None => Ok(stream),
@@ -164,18 +177,17 @@ pub(super) fn take_answer(peer: &Peer, header: Header, payload: &[u8]) -> Result
     Ok(())
 }
 
-/// Pings an idle connection, and gives up one whose peer no longer answers: after a silence TCP would repeat its segments only
-/// after many seconds, a new connection is there at once.
+/// Pings an idle connection, and gives up one whose peer owes an answer for too long.
 pub(super) async fn watch(shared: &Shared, peer: &Peer) -> Broken {
-    let patience = (shared.lease() * 2).max(Duration::from_secs(1));
+    let patience = patience(shared.lease());
     loop {
         let pause = if shared.is_empty() { PING_FRESH } else { PING };
-        sleep(pause).await;
-        if now() - peer.calls.last_asked() >= pause {
-            ping(shared.flags(), peer, patience).await;
-        }
-        if now() - peer.calls.last_answered() >= patience {
-            return Broken::Silent(patience);
+        let (now, idle_until) = (now(), peer.calls.last_asked() + pause);
+        match peer.calls.owing_since() {
+            Some(since) if now >= since + patience => return Broken::Silent(now - since),
+            Some(since) => sleep_until((since + patience).min(now + pause)).await,
+            None if now >= idle_until => ping(shared.flags(), peer, patience).await,
+            None => sleep_until(idle_until).or(peer.calls.owes()).await,
         }
     }
 }

@@ -198,7 +198,7 @@ pub(super) fn greet(
 }
 
 /// Answers one request: the frame of the response.
-pub(super) async fn respond(shared: &Shared, index: usize, header: Header, payload: &[u8]) -> Result<Vec<u8>, wire::Bad> {
+pub(super) async fn respond(shared: &Rc<Shared>, index: usize, header: Header, payload: &[u8]) -> Result<Vec<u8>, wire::Bad> {
     if header.kind != Kind::Request {
         return Err(wire::Bad::Kind(header.kind as u8));
     }

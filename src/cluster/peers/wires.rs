@@ -61,7 +61,7 @@ impl Wires {
         let (header, payload) = split(answer).map_err(|bad| bad.to_string())?;
         let peer = &self.shared.peers[peer];
         link::welcomed(peer, header, payload).map_err(|broken| broken.to_string())?;
-        link::peer_up(&self.shared, peer);
+        link::peer_up(&self.shared, peer, log::Level::Info);
         Ok(())
     }
 
@@ -147,6 +147,7 @@ fn request_name(request: &Request) -> &'static str {
         Request::PreVote(..) => "pre-vote",
         Request::Snapshot(..) => "snapshot",
         Request::Transfer(..) => "transfer",
+        Request::Released(_) => "released",
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod bootstrap;
 pub mod gate;
 pub mod hold;
+pub mod lateness;
 pub mod planted;
 pub mod preference;
 pub mod promise;

@@ -24,9 +24,12 @@ pub(super) struct Fencing {
 }
 
 impl Fencing {
-    /// The hold that it was armed for has ended.
+    /// The hold that it was armed for has ended. The next one may try again what failed for this one, if there is a fence at all.
     pub(super) fn hold_ended(&mut self) {
         (self.armed, self.wanted) = (None, false);
+        if self.worked {
+            self.retry_at = Instant::default();
+        }
     }
 
     fn short_of(&self, part: Duration, now: Instant) -> bool {

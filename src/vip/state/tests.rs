@@ -1,10 +1,11 @@
 //! The machine against a small model of the kernel; every test drives time by hand.
 
 use super::*;
+use crate::vip::frames;
 
-mod claims;
 mod fence;
 mod leaving;
+mod speaking;
 
 const HOLD: Duration = Duration::from_millis(190);
 /// For a vote before all others: whatever is held ends.
@@ -23,13 +24,15 @@ const SET: Settings = Settings { hold: HOLD, announce: false, ipv6: false, notif
 #[derive(Default)]
 struct Kernel {
     errno: i32,
+    failed: bool, // the last time
     guarded: bool,
     until: Option<Instant>,
 }
 
 impl Kernel {
     fn tell(&mut self, act: FenceAct) -> i32 {
-        if self.errno == 0 {
+        self.failed = self.errno != 0;
+        if !self.failed {
             (self.guarded, self.until) = match act {
                 FenceAct::Arm { until } => (true, Some(until)),
                 FenceAct::Clear => (false, None),
@@ -108,14 +111,15 @@ impl World {
                 assert!(self.m.hold.is_some_and(|h| self.now < h.until), "{next:?} without a running hold");
             }
             if let Next::Change(Change::Add) = next {
-                assert!(self.fence.errno != 0 || self.fence.guarded, "added without a fence");
+                let known = self.fence.failed || self.fence.errno != 0;
+                assert!(self.fence.guarded || known, "added without a fence");
             }
             match next {
                 Next::Fence(act) => {
                     self.fences.push((act, self.now));
                     match act {
                         FenceAct::Arm { until } => assert_eq!(self.m.hold.map(|h| h.until), Some(until)),
-                        FenceAct::Clear => assert!(!self.ours || self.fence.errno != 0, "cleared while the address is there"),
+                        FenceAct::Clear => assert!(!self.ours || self.fence.failed, "cleared while the address is there"),
                     }
                     let errno = self.fence.tell(act);
                     self.m.input(Input::Fenced(errno), self.now);
@@ -220,6 +224,25 @@ fn an_unbroken_hold_is_renewed_once_a_second_and_no_more() {
     assert!(renewals[1..].iter().all(|c| *c == Change::Renew), "{renewals:?}");
     assert!((9..=10).contains(&(renewals.len() - 1)), "{} renewals in 10 s", renewals.len() - 1);
     assert_eq!(w.said(), [held(A)]);
+}
+
+#[test]
+fn renewals_that_are_only_looked_for_keep_the_hold_at_two_heartbeats_to_a_look() {
+    let mut w = World::new(false);
+    w.order(A, 190);
+    let mut looks = 0;
+    while w.now < at(5000) {
+        w.now = w.wake.expect("a hold has an end");
+        looks += 1;
+        let sent = (w.now - at(0)).as_millis() as u64 / 50 * 50; // acknowledged at once
+        assert!(w.m.held_until(A).is_some_and(|known| known > w.now), "it looks before the end");
+        assert_eq!(w.m.held_until(B), None);
+        w.order(A, sent + 190);
+    }
+    assert!(looks <= 55, "{looks} looks in 5 s, renewals of the address included");
+    assert_eq!(w.said(), [held(A)]);
+    w.until(6000);
+    assert_eq!(w.said(), [gone(A, GoneWhy::Deadline)]);
 }
 
 #[test]
@@ -562,11 +585,12 @@ fn the_rules_hold_under_random_faults() {
             rng ^= rng << 17;
             rng % n
         };
-        let mut w = World::new(true);
+        let mut w = World::with(Settings { announce: true, notify: true, ..SET });
         let mut term = 1;
         for _ in 0..300 {
             let ms = (w.now - at(0)).as_millis() as u64;
             w.errno = if pick(10) == 0 { libc::EBUSY } else { 0 };
+            w.fence.errno = if pick(10) == 0 { libc::ENOMEM } else { 0 };
             w.slow = Duration::from_millis(if pick(10) == 0 { pick(300) } else { 0 });
             match pick(12) {
                 0 => w.tell(Input::Order(LET_GO)),
@@ -584,9 +608,12 @@ fn the_rules_hold_under_random_faults() {
         let votes: Vec<_> =
             gone.iter().filter_map(|r| if let Report::Held { vote, .. } = r { Some(vote.term) } else { None }).collect();
         assert!(votes.windows(2).all(|v| v[0] < v[1]), "seed {seed}: a vote held twice: {votes:?}");
-        (w.errno, w.slow) = (0, Duration::ZERO);
+        (w.errno, w.fence.errno, w.slow) = (0, 0, Duration::ZERO);
         w.until((w.now - at(0)).as_millis() as u64 + 400);
         w.turn();
         assert!(!w.ours, "seed {seed}: still there without a hold");
+        w.until((w.now - at(0)).as_millis() as u64 + 1500); // a clearing that failed is tried again after 1 s
+        w.turn();
+        assert!(!w.fence.guarded, "seed {seed}: still guarded without an address");
     }
 }

@@ -97,9 +97,9 @@ impl Keepalived {
 
     /// What each node said last, and which kernels have the VIP: for a wait in vain.
     fn story(&self, scene: &Scene) -> String {
-        let last = |n: &Process| n.output().lines().rev().take(3).map(|l| l.to_owned() + "; ").collect::<String>();
+        let last = |n: &Process| n.output().lines().next_back().unwrap_or_default().to_owned();
         let said: Vec<String> = self.nodes.iter().map(last).collect();
-        format!("newest lines: {said:?}, the VIP is on {:?}", scene.holders())
+        format!("newest log lines: {said:?}, the VIP is on {:?}", scene.holders())
     }
 }
 
@@ -112,7 +112,8 @@ enum State {
 
 /// The state entered last since the newest start, by its log.
 fn state(log: &str) -> Option<State> {
-    let newest = &log[log.rfind("Starting VRRP child process")?..];
+    // Not the line about the VRRP process: its parent may write that one after the child's first lines.
+    let newest = &log[log.rfind("Starting Keepalived v")?..];
     let line = newest.lines().rfind(|l| l.contains(") Entering "))?;
     Some(match line {
         l if l.contains("MASTER") => State::Master,

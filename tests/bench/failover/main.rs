@@ -159,6 +159,11 @@ impl Run {
         if restless > 0 {
             println!("the VIP moved {restless} times before a fault: this machine was too busy for the shortest leases");
         }
+        let late = self.cells.iter().flat_map(|c| &c.trials).fold((0, 0), |sum, t| (sum.0 + t.late.0, sum.1 + t.late.1));
+        println!(
+            "the observer asked {} of {} questions more than 5 ms late; on a quiet machine it is next to none",
+            late.0, late.1
+        );
         let mut code = 0;
         for cell in &self.cells {
             for why in &cell.failed {

@@ -53,7 +53,13 @@ pub fn render(cells: &[Cell], machine: &str) -> String {
     legend(&mut svg);
     scale(&mut svg, y - SPACE);
     svg += &body;
-    text(&mut svg, 8.0, height - 8.0, "s d", &format!("median trial of each fault; logarithmic time; {machine}"));
+    text(
+        &mut svg,
+        8.0,
+        height - 8.0,
+        "s d",
+        &format!("bars and “no answer”: the median trial; “two answers”: the longest; logarithmic time; {machine}"),
+    );
     svg + "</svg>\n"
 }
 
@@ -109,11 +115,11 @@ fn band(svg: &mut String, y: f64, cell: &Cell) {
     text(svg, WIDTH - 8.0, text_y, if two == "0" { "s e" } else { "s e t" }, &two);
 }
 
-/// When the new holder took over. Pings see it sooner than questions, which come five times as rarely.
+/// When the new holder took over. Pings, which come five times as often as questions, may see it first.
 fn moved(trial: &Trial) -> f64 {
-    let asked = trial.moved.unwrap_or(LAST);
+    let Some(asked) = trial.moved else { return LAST };
     match trial.gap {
-        Some((_, end)) if end < asked && end > asked - 2.0 * EVERY => end,
+        Some((_, end)) if end < asked && trial.left.is_none_or(|left| left < end) => end,
         _ => asked,
     }
 }

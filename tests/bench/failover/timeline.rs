@@ -24,6 +24,8 @@ pub struct Trial {
     pub doubles: Vec<Span>,
     /// When another node first answered; never: the old holder kept it.
     pub moved: Option<f64>,
+    /// When the old holder alone answered for the last time before that.
+    pub left: Option<f64>,
     /// Two still answered when the watching was given up.
     pub endless: bool,
     /// The longest stretch without an answered ping while the repaired node came back, ms.
@@ -34,6 +36,8 @@ pub struct Trial {
     pub fenced: Option<bool>,
     /// How often the VIP moved while nothing had been done yet: a machine too busy for the setting.
     pub false_starts: u32,
+    /// Questions that the observer asked late, and all questions.
+    pub late: (usize, usize),
 }
 
 impl Trial {
@@ -66,6 +70,11 @@ pub fn doubles(rounds: &[(f64, Round)]) -> Vec<Span> {
         }
     }
     spans
+}
+
+/// How many questions came half an interval late or more: then the machine was busy, and figures of short leases are its own.
+pub fn late(asked: &[f64]) -> (usize, usize) {
+    (asked.windows(2).filter(|w| w[1] - w[0] > 1.5 * EVERY).count(), asked.len())
 }
 
 /// The longest stretch between two answered pings of which at least one in between was lost, among pings sent in `within`.

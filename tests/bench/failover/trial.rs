@@ -5,7 +5,7 @@ use super::fault::Fault;
 use super::lab::net::VIP4;
 use super::lab::{ArpWatch, Prober, ms, secs};
 use super::scene::{Scene, until};
-use super::timeline::{Round, Trial, doubles, longest_gap};
+use super::timeline::{Round, Trial, doubles, late, longest_gap};
 use std::time::{Duration, Instant};
 
 /// Two answers that last so long are written down as endless.
@@ -47,7 +47,7 @@ pub fn run(
     while let Err(why) = wait_holder(scene, &watch, &prober, old) {
         false_starts += 1;
         let holder = who.settled(scene, None)?;
-        if holder == old || false_starts > 5 {
+        if false_starts > 5 {
             return Err(why);
         }
         old = holder;
@@ -159,11 +159,14 @@ impl Observed<'_> {
         let rounds = self.rounds();
         let (before, after): (Vec<_>, Vec<_>) = rounds.iter().partition(|(at, _)| *at < repaired);
         let pings: Vec<(f64, bool)> = self.prober.probes().iter().map(|p| (self.at(p.sent), p.answered.is_some())).collect();
+        let moved = rounds.iter().find(|(at, r)| *at > 0.0 && matches!(r, Round::New | Round::Both)).map(|(at, _)| *at);
         let length = |span: Option<(f64, f64)>| span.map_or(0.0, |(from, to)| to - from);
         Trial {
             gap: longest_gap(&pings, (0.0, repaired)),
             doubles: doubles(&before),
-            moved: rounds.iter().find(|(at, r)| *at > 0.0 && matches!(r, Round::New | Round::Both)).map(|(at, _)| *at),
+            moved,
+            left: before.iter().rfind(|(at, r)| *r == Round::Old && moved.is_none_or(|moved| *at < moved)).map(|(at, _)| *at),
+            late: late(&rounds.iter().map(|(at, _)| *at).collect::<Vec<_>>()),
             return_gap: length(longest_gap(&pings, (repaired, f64::INFINITY))),
             return_doubles: length_of(&doubles(&after)),
             ..Trial::default()

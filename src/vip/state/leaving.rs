@@ -1,12 +1,16 @@
-//! The proof of release: which vote's secret goes to the peers, and when. Only ever a spent vote's, and only after a dump without the VIP.
+//! How it ends: the daemon's last seconds, and the proof of release, which is only ever a spent vote's secret, and only after a dump
+//! without the VIP.
 
-use super::{Machine, Next};
+use super::{Machine, Next, STOP_TIME, lifetime_bound};
 use crate::sys::clock::Instant;
-use crate::vip::{GoneWhy, VoteKey};
+use crate::vip::{GoneWhy, Report, VoteKey};
 use std::time::Duration;
 
 /// A datagram may be lost, and nothing says so: three are cheap.
 const OFFSETS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(5), Duration::from_millis(25)];
+
+/// A killed daemon that is still not reaped after this counts as ended: the service manager ends what is left.
+pub(super) const KILL_TIME: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(super) struct Notices {
@@ -57,5 +61,36 @@ impl Machine {
     /// When the next repetition is due; `None`: nothing is left to send.
     pub(super) fn notice_due(&self) -> Option<Instant> {
         self.notices.running.and_then(|s| s.due())
+    }
+
+    pub(super) fn stop(&mut self, now: Instant) {
+        self.stop_at.get_or_insert(now + STOP_TIME);
+        self.report(Report::Stopping); // each time: told twice, the daemon stops draining
+    }
+
+    pub(super) fn daemon_closed(&mut self, now: Instant) {
+        if !std::mem::replace(&mut self.closed, true) {
+            self.owe_notice();
+        }
+        self.stop_at.get_or_insert(now + STOP_TIME);
+        self.end(GoneWhy::LetGo, now);
+        self.hinted = true; // exit only on a dump that is newer than this
+    }
+
+    pub(super) fn end_work(&mut self, now: Instant) -> Next {
+        let kill_at = self.stop_at.map(|at| at + self.set.drain);
+        if self.killed && kill_at.is_some_and(|at| now >= at + KILL_TIME) {
+            self.ended.get_or_insert(now);
+        }
+        if let Some(ended) = self.ended {
+            let known = self.busy.is_none() && !self.hinted && self.ending.is_none();
+            let gone = known && self.seen.is_some_and(|s| !s.ours);
+            if (gone && self.notice_due().is_none()) || now >= ended + lifetime_bound(self.set.hold) {
+                return Next::Exit { gone };
+            }
+        } else if kill_at.is_some_and(|at| now >= at) && !std::mem::replace(&mut self.killed, true) {
+            return Next::Kill;
+        }
+        Next::Wait(self.wake(now))
     }
 }
