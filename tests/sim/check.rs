@@ -197,7 +197,7 @@ impl Check {
         let mut why = None;
         let hold = self.holds.entry((vote.term, vote.node)).or_insert_with(|| Hold { node, run, until, ended: false });
         if (hold.node, hold.run) != (node, run) {
-            why = Some(format!("node{} holds under term {} of node{}", node + 1, vote.term, hold.node + 1));
+            why = Some(format!("two runs of node{} hold under term {}", node + 1, vote.term));
         } else if hold.ended || (now > hold.until && host.daemon_awake <= hold.until) {
             // A daemon that was stopped between deciding and sending sends late; its keeper refuses.
             why = Some(format!("node{} holds again under term {}, which is spent", node + 1, vote.term));

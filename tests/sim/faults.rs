@@ -79,7 +79,10 @@ impl Faults {
         }
     }
 
-    fn choose(&mut self) -> &'static str {
+    fn choose(&mut self, focus: &[&'static str]) -> &'static str {
+        if !focus.is_empty() && self.rng.chance(0.8) {
+            return self.rng.pick::<&str>(focus);
+        }
         let all: u64 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
         let mut at = self.rng.below(all);
         for (name, weight) in WEIGHTS {
@@ -166,7 +169,7 @@ impl World {
         if self.faults.calm_since.is_some() {
             return;
         }
-        let name = self.faults.choose();
+        let name = self.faults.choose(self.setup.focus);
         if self.inflict(name) {
             self.count(name);
             self.hub.note(usize::MAX, name, 0, 0);
@@ -398,9 +401,8 @@ impl World {
 
     /// SIGCONT.
     fn go_on(&mut self, node: usize, daemon: bool, keeper: bool) {
-        let still = |world: &World, which: fn(&Lasting) -> Option<usize>| {
-            world.faults.active.values().any(|l| which(l) == Some(node))
-        };
+        let still =
+            |world: &World, which: fn(&Lasting) -> Option<usize>| world.faults.active.values().any(|l| which(l) == Some(node));
         let daemon_stays = still(self, |l| match l {
             Lasting::Stopped { node, daemon: true, .. } => Some(*node),
             _ => None,
