@@ -231,11 +231,7 @@ impl Check {
     /// What a keeper reports.
     pub fn reported(&mut self, _now: Time, node: usize, report: &Report) {
         match report {
-            Report::Gone { vote, .. } => {
-                if self.gone[node].is_none_or(|g| g.term <= vote.term) {
-                    self.gone[node] = Some(*vote);
-                }
-            }
+            Report::Gone { vote, .. } if self.gone[node].is_none_or(|g| g.term <= vote.term) => self.gone[node] = Some(*vote),
             Report::Held { vote, .. } => {
                 self.gains += 1;
                 if self.gone[node].is_some_and(|g| vote.term <= g.term) {
