@@ -24,6 +24,7 @@ pub type Violation = String;
 pub struct Check {
     hold: Duration,
     majority: usize,
+    fence_fast: bool,
     pub violation: Option<Violation>,
     /// Something changed that an answer depends on.
     pub dirty: bool,
@@ -71,6 +72,7 @@ impl Check {
         Self {
             hold: setup.hold(),
             majority: setup.nodes / 2 + 1,
+            fence_fast: setup.keys.contains("fence: fast"),
             violation: None,
             dirty: false,
             overlaps: false,
@@ -131,15 +133,14 @@ impl Check {
         self.excused_since.get_or_insert(now);
     }
 
-    /// Whether an answer without a running hold is what the rules allow: no fence, the keeper can't act or could not until a
-    /// moment ago, and the lifetime has not ended yet.
+    /// Whether an answer without a running hold is what the rules allow: there is no fence, and either peers don't wait for that
+    /// (`fence: fast`) while the keeper can't act, or a driver kept the kernel from ending it; and the lifetime has not ended yet.
     fn is_excused(&self, now: Time, host: &Host) -> bool {
         let until = self.until[host.index];
         let stall = host.kernel.stalled_until();
-        let held_up = match &host.keeper {
-            None => true,
-            Some(keeper) => keeper.paused || now <= keeper.awake_since + REMOVAL || (stall > until && now <= stall + REMOVAL),
-        };
+        let stalled = stall > until && now <= stall + REMOVAL;
+        let unable = host.keeper.as_ref().is_none_or(|k| k.paused || now <= k.awake_since + REMOVAL);
+        let held_up = stalled || (self.fence_fast && unable);
         let bound = until.max(stall) + host.clock.span(2 * SEC).max(2 * SEC) + LIFETIME - 2 * SEC;
         now > until && held_up && now <= bound && !host.kernel.is_fenced()
     }

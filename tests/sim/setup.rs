@@ -61,20 +61,21 @@ impl Planted {
         // Where it is rare, from a seed that has shown it.
         let first = match self {
             Self::FlagBelieved => 43,
-            Self::OpenGate => 4,
+            Self::OpenGate => 32,
             Self::NoQuietStart => 10,
             _ => 1,
         };
         let usual = Setup::new(first + number, 3);
+        let fenced = vec![self != Self::OpenGate; 3];
         // The default timing and exact fences: there the rule is what stands between two holders.
-        Setup { planted: Some(self), focus: self.focus(), heartbeat_ms: 50, lease_ms: 250, fenced: vec![true; 3], ..usual }
+        Setup { planted: Some(self), focus: self.focus(), heartbeat_ms: 50, lease_ms: 250, fenced, ..usual }
     }
 
     /// What brings it out.
     fn focus(self) -> &'static [&'static str] {
         match self {
             Self::NoQuietStart => &["daemon killed", "both killed", "power cut", "power cut, disk lost", "one-way cut"],
-            Self::OpenGate => &["one-way cut", "power cut, disk lost", "node cut off", "daemon stopped", "hand-over"],
+            Self::OpenGate => &["daemon killed", "both killed", "both stopped", "power cut", "one-way cut"],
             Self::SpentReused => &["carrier lost", "keeper killed", "hand-over"],
             Self::FlagBelieved => &["hand-over", "SIGTERM", "transfers' votes late", "delay", "one-way cut"],
             _ => &[],
@@ -116,7 +117,7 @@ impl Setup {
             heartbeat_ms,
             lease_ms,
             fenced,
-            keys: String::new(),
+            keys: if rng.chance(0.15) { "fence: fast\n".to_string() } else { String::new() },
             skew,
             focus: &[],
             planted: None,
