@@ -9,8 +9,8 @@ use kube_vip::cluster::runtime::{self, sleep};
 use kube_vip::cluster::wake::Wake;
 use kube_vip::cluster::{Cluster, NodeId, Wires};
 use kube_vip::config::Config;
-use kube_vip::daemon::holder::{Holder, Lead};
 use kube_vip::daemon::cluster_spec;
+use kube_vip::daemon::holder::{Holder, Lead};
 use kube_vip::release::Key;
 use kube_vip::vip::{KeeperSide, Order, Report};
 use smol::future::FutureExt;
@@ -199,7 +199,13 @@ impl Daemon {
         let Some(cluster) = self.inside.cluster.get() else { return "starts".to_string() };
         let view = cluster.view();
         let links: Vec<&str> = view.peers.iter().map(|p| if p.problem.is_none() { "+" } else { "-" }).collect();
-        format!("{} (term {}, leader {}, links {})", view.role, view.term, view.leader.as_deref().unwrap_or("none"), links.concat())
+        format!(
+            "{} (term {}, leader {}, links {})",
+            view.role,
+            view.term,
+            view.leader.as_deref().unwrap_or("none"),
+            links.concat()
+        )
     }
 
     /// Whether it has the list of members, and so takes part in elections.
@@ -266,12 +272,8 @@ pub fn node_of(me: usize, peer: usize) -> usize {
 }
 
 async fn live(env: &Mouth, config: Config, key: Key, inside: Rc<Inside>) -> Result<(), String> {
-    let spec = balancer::Spec {
-        balancers: Vec::new(),
-        vip: config.vip,
-        serve_vip_always: false,
-        limits: balancer::Limits::default(),
-    };
+    let spec =
+        balancer::Spec { balancers: Vec::new(), vip: config.vip, serve_vip_always: false, limits: balancer::Limits::default() };
     let (_forwarder, control) = Forwarder::open(spec).map_err(|e| e.to_string())?;
     let (cluster, events) = Cluster::start_node(cluster_spec(&config, true, key)?).await?;
     let wires = cluster.wires();

@@ -398,9 +398,8 @@ impl World {
 
     /// SIGCONT.
     fn go_on(&mut self, node: usize, daemon: bool, keeper: bool) {
-        let still = |world: &World, which: fn(&Lasting) -> Option<usize>| {
-            world.faults.active.values().any(|l| which(l) == Some(node))
-        };
+        let still =
+            |world: &World, which: fn(&Lasting) -> Option<usize>| world.faults.active.values().any(|l| which(l) == Some(node));
         let daemon_stays = still(self, |l| match l {
             Lasting::Stopped { node, daemon: true, .. } => Some(*node),
             _ => None,

@@ -25,7 +25,9 @@ pub enum Want {
     Report(Report),
     Notice(VoteKey),
     Kill,
-    Exit { gone: bool },
+    Exit {
+        gone: bool,
+    },
     /// To be woken then (true time).
     Wake(Time),
 }

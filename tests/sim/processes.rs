@@ -12,9 +12,9 @@ use super::world::{World, latency};
 use kube_vip::cluster::runtime;
 use kube_vip::daemon::notify_of;
 use kube_vip::release::{Key, Notice};
-use kube_vip::vip::{Order, VoteKey, frames};
 use kube_vip::vip::rtnl::Change;
 use kube_vip::vip::state::Input;
+use kube_vip::vip::{Order, VoteKey, frames};
 use std::rc::Rc;
 
 /// A daemon that takes more polls than this at one instant spins.

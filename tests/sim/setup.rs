@@ -87,17 +87,7 @@ impl Setup {
             _ => vec![true; nodes],
         };
         let skew = *rng.pick(&[0, 1_000, 100_000, 100_000]);
-        Self {
-            seed,
-            nodes,
-            length: 600 * SEC,
-            heartbeat_ms,
-            lease_ms,
-            fenced,
-            keys: String::new(),
-            skew,
-            planted: None,
-        }
+        Self { seed, nodes, length: 600 * SEC, heartbeat_ms, lease_ms, fenced, keys: String::new(), skew, planted: None }
     }
 
     pub fn timing(&self) -> (u64, u64) {
