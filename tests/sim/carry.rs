@@ -4,6 +4,7 @@ use super::hub::What;
 use super::keeper::Keeper;
 use super::net::{Content, Packet};
 use super::world::{World, latency};
+use kube_vip::cluster::Label;
 use kube_vip::vip::state::Input;
 
 impl World {
@@ -55,9 +56,19 @@ impl World {
             self.check.answered(now, from, to, *line, bytes);
         }
         self.hub.note(to, kind(&packet.content), super::hub::QUIET, from as u64);
+        self.print(&packet);
         let Some(daemon) = self.hosts[to].daemon.as_mut() else { return };
         daemon.inbox.push_back(packet);
         self.run_daemon(to);
+    }
+
+    /// For a replay.
+    fn print(&self, packet: &Packet) {
+        if let Content::Request { bytes, line, .. } | Content::Response { bytes, line } = &packet.content
+            && self.hub.record.borrow().prints(self.hub.now())
+        {
+            println!("      line {line}: {:?}", Label::of(bytes));
+        }
     }
 
     /// Whether the keeper of this node is at work and nothing holds it up.

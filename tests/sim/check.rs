@@ -31,7 +31,8 @@ pub struct Check {
     asked: BTreeMap<(u64, u64), Asked>,
     /// Oldest first.
     order: VecDeque<(u64, u64)>,
-    acked: Vec<BTreeMap<usize, (VoteKey, Instant)>>,
+    /// By each node, of each peer: the newest acknowledged vote, when it was sent by the node's clock, and truly.
+    acked: Vec<BTreeMap<usize, (VoteKey, Instant, Time)>>,
     /// Until when each node was last ordered to hold (true time).
     until: Vec<Time>,
     holds: BTreeMap<(u64, u64), Hold>,
@@ -55,6 +56,7 @@ struct Asked {
     to: usize,
     vote: VoteKey,
     sent: Instant,
+    truly: Time,
 }
 
 struct Hold {
@@ -143,10 +145,10 @@ impl Check {
     }
 
     /// A request left.
-    pub fn asked(&mut self, from: usize, to: usize, line: u64, frame: &[u8], sent: Instant) {
+    pub fn asked(&mut self, (from, to): (usize, usize), line: u64, frame: &[u8], sent: Instant, truly: Time) {
         let Some(label) = Label::of(frame).filter(|l| matches!(l.what, "append" | "snapshot")) else { return };
         let Some(vote) = label.vote.map(|v| v.key()) else { return };
-        self.asked.insert((line, label.id), Asked { from, to, vote, sent });
+        self.asked.insert((line, label.id), Asked { from, to, vote, sent, truly });
         self.order.push_back((line, label.id));
         if self.order.len() > ASKED
             && let Some(oldest) = self.order.pop_front()
@@ -162,9 +164,10 @@ impl Check {
         if label.vote.is_some_and(|vote| vote.key() != asked.vote) {
             return; // a snapshot refused for a higher vote
         }
-        let newest = self.acked[to].entry(from).or_insert((asked.vote, asked.sent));
-        if asked.sent >= newest.1 {
-            *newest = (asked.vote, asked.sent);
+        let ack = (asked.vote, asked.sent, asked.truly);
+        let newest = self.acked[to].entry(from).or_insert(ack);
+        if ack.2 >= newest.2 {
+            *newest = ack; // a late answer may be for an earlier run, with another clock
         }
     }
 
@@ -194,7 +197,7 @@ impl Check {
         let mut why = None;
         let hold = self.holds.entry((vote.term, vote.node)).or_insert_with(|| Hold { node, run, until, ended: false });
         if (hold.node, hold.run) != (node, run) {
-            why = Some(format!("node{} holds under term {} of node{}", node + 1, vote.term, hold.node + 1));
+            why = Some(format!("two runs of node{} hold under term {}", node + 1, vote.term));
         } else if hold.ended || (now > hold.until && host.daemon_awake <= hold.until) {
             // A daemon that was stopped between deciding and sending sends late; its keeper refuses.
             why = Some(format!("node{} holds again under term {}, which is spent", node + 1, vote.term));
@@ -212,7 +215,7 @@ impl Check {
 
     /// The hold reaches no further than the acknowledgements that arrived allow.
     fn without_majority(&self, now: Instant, node: usize, vote: VoteKey, until: Instant) -> Option<String> {
-        let acks = self.acked[node].values().filter(|(v, _)| *v == vote).map(|(_, sent)| *sent);
+        let acks = self.acked[node].values().filter(|(v, ..)| *v == vote).map(|(_, sent, _)| *sent);
         let mut times: Vec<Instant> = acks.chain([now]).collect();
         times.sort_unstable_by(|a, b| b.cmp(a));
         match times.get(self.majority - 1) {
@@ -228,11 +231,7 @@ impl Check {
     /// What a keeper reports.
     pub fn reported(&mut self, _now: Time, node: usize, report: &Report) {
         match report {
-            Report::Gone { vote, .. } => {
-                if self.gone[node].is_none_or(|g| g.term <= vote.term) {
-                    self.gone[node] = Some(*vote);
-                }
-            }
+            Report::Gone { vote, .. } if self.gone[node].is_none_or(|g| g.term <= vote.term) => self.gone[node] = Some(*vote),
             Report::Held { vote, .. } => {
                 self.gains += 1;
                 if self.gone[node].is_some_and(|g| vote.term <= g.term) {

@@ -208,6 +208,12 @@ impl Daemon {
         )
     }
 
+    /// Its term; none before its cluster part has started.
+    pub fn term(&self) -> Option<u64> {
+        let _inside = runtime::enter(self.env.clone());
+        self.inside.cluster.get().map(|cluster| cluster.view().term)
+    }
+
     /// Whether it has the list of members, and so takes part in elections.
     pub fn takes_part(&self) -> bool {
         let _inside = runtime::enter(self.env.clone());

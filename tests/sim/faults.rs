@@ -1,6 +1,7 @@
 //! What goes wrong: faults by weight, out of the seed, for a while each; and calm times between, in which a holder must be found.
 
 use super::clock::{MS, SEC, Time};
+use super::daemon::Daemon;
 use super::hub::What;
 use super::net::Trouble;
 use super::rng::Rng;
@@ -79,7 +80,10 @@ impl Faults {
         }
     }
 
-    fn choose(&mut self) -> &'static str {
+    fn choose(&mut self, focus: &[&'static str]) -> &'static str {
+        if !focus.is_empty() && self.rng.chance(0.8) {
+            return self.rng.pick::<&str>(focus);
+        }
         let all: u64 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
         let mut at = self.rng.below(all);
         for (name, weight) in WEIGHTS {
@@ -166,7 +170,7 @@ impl World {
         if self.faults.calm_since.is_some() {
             return;
         }
-        let name = self.faults.choose();
+        let name = self.faults.choose(self.setup.focus);
         if self.inflict(name) {
             self.count(name);
             self.hub.note(usize::MAX, name, 0, 0);
@@ -278,10 +282,14 @@ impl World {
         Some(())
     }
 
-    /// Never a majority: what it promised is then known to nobody.
+    /// Never of a majority, and only where all others know the newest term: with a disk that only a node left behind could replace,
+    /// the terms would begin again, and with them the votes.
     fn lose_disk(&mut self, node: usize, lasts: Time) -> bool {
         let others = self.hosts.iter().filter(|h| h.fresh && h.index != node).count();
-        if !self.hosts[node].powered || others + 1 > (self.hosts.len() - 1) / 2 {
+        let term = |n: usize| self.hosts[n].daemon.as_ref().and_then(Daemon::term);
+        let newest = (0..self.hosts.len()).map(term).max().flatten();
+        let known = (0..self.hosts.len()).all(|n| n == node || term(n) == newest);
+        if !self.hosts[node].powered || others + 1 > (self.hosts.len() - 1) / 2 || newest.is_none() || !known {
             return false;
         }
         self.off(node, lasts);

@@ -71,7 +71,7 @@ fn planted(asked: &Asked) -> ExitCode {
     let mut missed = false;
     for planted in Planted::ALL {
         let enough = |sum: &Sum| sum.simulated >= wanted || !sum.failures.is_empty();
-        let sum = run::many(threads, |n| planted.world(asked.seed + n), enough);
+        let sum = run::many(threads, |n| planted.world(asked.seed - 1 + n), enough);
         let hours = sum.simulated as f64 / SEC as f64 / 3600.0;
         match sum.failures.first() {
             Some((setup, f)) => {
@@ -131,7 +131,10 @@ fn tell(setup: &Setup, failure: &Failure) {
 
 /// One world, silent until two seconds before it failed, then with everything.
 fn replay(asked: &Asked) -> ExitCode {
-    let setup = Setup { planted: asked.plant, ..Setup::new(asked.seed, asked.nodes) };
+    let setup = match asked.plant {
+        Some(planted) => planted.world(asked.seed - 1),
+        None => Setup::new(asked.seed, asked.nodes),
+    };
     let outcome = run::one(setup.clone(), None);
     let Some(failure) = outcome.failure else {
         println!("seed {}: nothing fails in {} s", asked.seed, outcome.simulated / SEC);

@@ -267,7 +267,7 @@ impl World {
             }
             Effect::Frame { to, line, bytes } => {
                 let host = &self.hosts[node];
-                self.check.asked(node, to, line, &bytes, host.clock.show(now));
+                self.check.asked((node, to), line, &bytes, host.clock.show(now), now);
                 let Some(daemon) = &host.daemon else { return };
                 let peer_run = daemon.inside.lines[super::daemon::peer_of(node, to)].peer_run.get();
                 self.post(node, to, Content::Request { line, run: peer_run, bytes: bytes.into() });
