@@ -350,3 +350,23 @@ fn a_killed_or_frozen_leader_never_answers_beside_the_next() {
         watch.assert_one_holder();
     });
 }
+
+/// The address goes with the interface, whatever that is called: it is not gone because its name is.
+#[test]
+fn a_renamed_interface_takes_the_vip_out_of_service() {
+    isolated("a_renamed_interface_takes_the_vip_out_of_service", || {
+        let lab = Lab::new();
+        let (host, client) = (lab.host("n1"), lab.host("client"));
+        let mut k = keep(&host, VIP4.into());
+        let watch = ArpWatch::start(&client, VIP4);
+        k.held(A);
+        watch.wait_answer_by(&host, secs(10));
+        host.sh("ip link set eth0 name lan0 || { ip link set eth0 down; ip link set eth0 name lan0; ip link set lan0 up; }");
+        k.expect("the end", |r| matches!(r, Report::Gone { why: GoneWhy::LinkGone, .. }));
+        assert!(!host.has(VIP4), "told gone while it was there");
+        let round = watch.rounds();
+        wait_until("50 more questions are asked", secs(10), || watch.rounds() > round + 50);
+        assert!(watch.last().is_none_or(|a| a.round <= round), "still answered after it was told gone\n{}", watch.story());
+        k.signal(Signal::SIGKILL);
+    });
+}

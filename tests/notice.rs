@@ -115,7 +115,7 @@ async fn live(plan: Plan, index: usize, commands: Receiver<Do>, says: Arc<Mutex<
                     // As a keeper does: the peers hear of it before its own daemon.
                     let notice = notice(plan, index, vote.term).encode();
                     (0..plan.count.into()).filter(|i| *i != index).for_each(|i| send(address(index).ip(), address(i), &notice));
-                    cluster.vip_gone();
+                    cluster.vip_gone(vote.key());
                 }
                 Event::Failed(why) => panic!("{}: {why}", name(index)),
             }

@@ -72,6 +72,9 @@ async fn followed<T, E: std::fmt::Display>(
     if shared.promise.borrow().is_released(&leader) {
         return Err("the hold under this vote has ended: another node may have the VIP".to_string());
     }
+    if shared.promise.borrow().differs(&leader, commitment) {
+        return Err("an earlier run of this node has led under this vote: campaign for a new one".to_string());
+    }
     let _hearing = shared.hears(fenced);
     shared.record_promise(fenced).await;
     let answer = asked.await.map_err(|e| e.to_string())?;
@@ -185,6 +188,9 @@ fn released(shared: &Rc<Shared>, vote: VoteKey, secret: Secret) -> Result<(), &'
     // A leader that lives and moves names its successor itself; two that stand at once would cost a round.
     let moving = shared.peers.iter().any(|p| p.id == vote.node && p.flags().is_some_and(|f| f.moving));
     let heir = if moving { vote.node.clone() } else { standing::heir(shared, &vote.node) };
+    // Where nobody could hold, the first of them may be this node while it must not stand: then only the lease ends.
+    let may_stand = !shared.is_me(&heir) || judge(shared, Ask::Transfer, &vote.node) == Answer::Pass;
+    let heir = if may_stand { heir } else { vote.node.clone() };
     match moving {
         true => info!("the VIP is gone from {} ({vote}), which hands over", vote.node),
         false => info!("the VIP is gone from {} ({vote}): {heir} stands next", vote.node),

@@ -22,7 +22,7 @@ pub mod wake;
 pub use peers::wires::{Label, Wires};
 
 use crate::reactor::Async;
-use crate::release::Key;
+use crate::release::{Key, VoteKey};
 use crate::sys::clock::Instant;
 use rules::hold::{HoldRule, hold_of};
 use rules::promise::{Promise, unfenced_wait};
@@ -232,9 +232,9 @@ impl Cluster {
         events
     }
 
-    /// The keeper saw the VIP gone, or never had it.
-    pub fn vip_gone(&self) {
-        self.shared.hold.borrow_mut().gone();
+    /// The keeper saw the VIP gone after a hold under this vote, or never had it.
+    pub fn vip_gone(&self, vote: VoteKey) {
+        self.shared.hold.borrow_mut().gone_under(vote);
         self.shared.wake.wake();
     }
 

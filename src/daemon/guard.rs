@@ -53,6 +53,17 @@ impl Holder {
         }
     }
 
+    /// With each order: a keeper that has not looked for renewals a whole hold after the last end it knows of hangs. The kernel fence has
+    /// silenced the VIP by then, so nobody would answer for it until the address's lifetime has ended.
+    pub(super) fn look_after_the_keeper(self: Rc<Self>) {
+        let known = self.link.as_ref().and_then(|link| link.known_until());
+        let late = known.is_some_and(|known| now() > known + self.hold);
+        if late && self.held.get() && self.keeper() == Keeper::Well {
+            self.note_keeper(Keeper::Hung);
+            runtime::spawn(async move { self.keeper_hangs().await });
+        }
+    }
+
     fn hold_runs(&self) -> bool {
         let (ordered, ended) = (self.ordered.borrow(), self.ended.borrow());
         ordered.as_ref().is_some_and(|(vote, until)| now() < *until && ended.as_ref() != Some(vote))
@@ -60,12 +71,12 @@ impl Holder {
 
     /// The orders that wait in its socket end with the running hold: after that it can't add the VIP any more, and another may.
     async fn keeper_hangs(&self) {
-        error!("{} is not there although it was ordered: the keeper hangs; another node has to take it", self.name);
+        error!("the keeper hangs and leaves {} to the kernel: another node has to take it", self.name);
         let until = self.ordered.borrow().as_ref().map_or(now(), |(_, until)| *until);
         self.note_keeper(Keeper::Hung);
         self.tell_fitness();
-        runtime::sleep_until(until).await;
-        while self.keeper() == Keeper::Hung && self.present() {
+        runtime::sleep_until(until + FENCE_MARGIN).await;
+        while self.keeper() == Keeper::Hung && !self.is_fenced() && self.present() {
             runtime::sleep(LOOK).await;
         }
         if self.keeper() == Keeper::Hung {
@@ -121,7 +132,8 @@ impl Holder {
         self.end_vote();
         self.held.set(false);
         self.gone.wake();
-        self.lead.gone();
+        let vote = self.ordered.borrow().as_ref().map(|(vote, _)| vote.key());
+        self.lead.gone(vote.unwrap_or_default());
     }
 
     /// Returns when the daemon ends however far its stop came. A living keeper removes the VIP in any case; without one the lease

@@ -33,9 +33,9 @@ pub enum Lead {
 }
 
 impl Lead {
-    pub(super) fn gone(&self) {
+    pub(super) fn gone(&self, vote: VoteKey) {
         match self {
-            Lead::Cluster(cluster) => cluster.vip_gone(),
+            Lead::Cluster(cluster) => cluster.vip_gone(vote),
             Lead::Single(single) => single.next_term(),
         }
     }
@@ -190,6 +190,7 @@ impl Holder {
                     self.control.holding(self.ended.borrow().as_ref() != Some(&vote));
                     self.send(Order::Hold { vote: vote.key(), until });
                     *self.ordered.borrow_mut() = Some((vote, until));
+                    self.clone().look_after_the_keeper();
                 }
                 Event::LetGo { vote } => {
                     self.control.holding(false);
@@ -273,7 +274,7 @@ impl Holder {
             info!("released {}: {why}; gone in {:.1} ms, held for {held_for} ms", self.name, ms(took));
         }
         self.gone.wake();
-        self.lead.gone();
+        self.lead.gone(vote);
     }
 
     fn refused(self: &Rc<Self>, vote: VoteKey, why: RefusedWhy) {

@@ -62,7 +62,9 @@ impl Tracker {
         let mut backends: Vec<SocketAddr> = config.balancers.iter().flat_map(|b| b.backends.iter().copied()).collect();
         backends.sort_unstable();
         backends.dedup();
-        let tracker = Rc::new(Self { backends, reach: Cell::default(), first: Cell::new(0) });
+        // One more round without an answer, the first, tells: a node that has just started must not be preferred for nothing.
+        let reach = Cell::new(Reach { failed: ROUNDS - 1 });
+        let tracker = Rc::new(Self { backends, reach, first: Cell::new(0) });
         runtime::spawn(tracker.clone().run(cluster));
         Some(tracker)
     }
@@ -74,7 +76,6 @@ impl Tracker {
 
     async fn run(self: Rc<Self>, cluster: Cluster) {
         loop {
-            runtime::sleep(PAUSE + JITTER.mul_f64((runtime::random() >> 32) as f64 / f64::from(u32::MAX))).await;
             let (before, answered) = (self.reach.get(), self.round().await);
             let after = before.after(answered);
             self.reach.set(after);
@@ -82,6 +83,7 @@ impl Tracker {
                 self.tell(after.reaches());
                 cluster.set_reaches(after.reaches());
             }
+            runtime::sleep(PAUSE + JITTER.mul_f64((runtime::random() >> 32) as f64 / f64::from(u32::MAX))).await;
         }
     }
 

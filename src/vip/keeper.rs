@@ -131,7 +131,8 @@ impl Keeper {
         let KeeperSpec { hold, vip, drain, .. } = self.spec;
         let set = Settings { hold, announce, ipv6: vip.is_ipv6(), notify: self.teller.is_some(), drain };
         let (m, fenced, End { fd, renewals }) = (Machine::new(set), self.fenced, daemon);
-        let mut run = Run { k: self, m, daemon: Some(fd), renewals, child, blocked: false, stopped: false, code: None };
+        let mut run =
+            Run { k: self, m, daemon: Some(fd), renewals, child, blocked: false, stopped: false, code: None, stray: None };
         run.input(Input::Fenced(fenced));
         run.tell_link();
         run.turn_until_exit()

@@ -4,6 +4,7 @@ use super::renewals::Renewals;
 use super::wire::{self, Packet};
 use super::{Order, Report, VoteKey, host};
 use crate::reactor::Async;
+use crate::sys::clock::Instant;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
 use std::cell::Cell;
@@ -57,6 +58,10 @@ pub trait KeeperSide {
     fn send(&self, order: Order) -> io::Result<()>;
     /// The next report. Err: the keeper is gone, and nothing more will come.
     fn next(&self) -> Pin<Box<dyn Future<Output = io::Result<Report>> + '_>>;
+    /// The end of the hold as the keeper knew it when it last looked, where it looks by itself; `None`: unknown, or nothing is held.
+    fn known_until(&self) -> Option<Instant> {
+        None
+    }
     /// Whether this host's kernel has the VIP on any interface; `None`: it can't be read now.
     fn present(&self) -> Option<bool>;
 }
@@ -68,6 +73,10 @@ impl KeeperSide for KeeperLink {
 
     fn next(&self) -> Pin<Box<dyn Future<Output = io::Result<Report>> + '_>> {
         Box::pin(KeeperLink::next(self))
+    }
+
+    fn known_until(&self) -> Option<Instant> {
+        self.held.get().map(|_| self.renewals.known())
     }
 
     fn present(&self) -> Option<bool> {
@@ -166,7 +175,6 @@ mod tests {
     use super::super::{GoneWhy, RefusedWhy, VoteKey};
     use super::*;
     use crate::reactor::block_on;
-    use crate::sys::clock::Instant;
     use std::time::Duration;
 
     const VIP: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);

@@ -14,9 +14,9 @@ use std::sync::atomic::fence;
 /// A reader that meets a writer looks again this often. One frozen in the middle of writing renews nothing.
 const TRIES: u32 = 3;
 
-/// One writer, one reader. A sequence lock: odd while it is written.
+/// One writer, one reader. A sequence lock, odd while it is written; vote and end behind it; last, the one number that goes the other way.
 #[derive(Debug)]
-pub(super) struct Renewals(Shared<4>);
+pub(super) struct Renewals(Shared<5>);
 
 impl Renewals {
     pub(super) fn new() -> io::Result<Self> {
@@ -25,7 +25,7 @@ impl Renewals {
 
     /// The hold under this vote lasts until then. For the daemon.
     pub(super) fn write(&self, vote: VoteKey, until: Instant) {
-        let [sequence, term, node, end] = &*self.0;
+        let [sequence, term, node, end, _] = &*self.0;
         let before = sequence.load(Relaxed);
         sequence.store(before | 1, Relaxed);
         fence(Release);
@@ -40,9 +40,19 @@ impl Renewals {
         self.write(VoteKey::default(), Instant::default());
     }
 
+    /// What the keeper knows now of the running hold: by this the daemon sees that it looks. For the keeper.
+    pub(super) fn know(&self, until: Instant) {
+        self.0[4].store(until.as_nanos(), Relaxed);
+    }
+
+    /// The end that the keeper knew of when it last looked. For the daemon.
+    pub(super) fn known(&self) -> Instant {
+        Instant::from_nanos(self.0[4].load(Relaxed))
+    }
+
     /// The newest. For the keeper.
     pub(super) fn read(&self) -> Option<(VoteKey, Instant)> {
-        let [sequence, term, node, end] = &*self.0;
+        let [sequence, term, node, end, _] = &*self.0;
         for _ in 0..TRIES {
             let before = sequence.load(Acquire);
             let vote = VoteKey { term: term.load(Relaxed), node: node.load(Relaxed) };
@@ -71,6 +81,13 @@ mod tests {
         assert_eq!(renewals.read(), Some((vote, at(20))));
         renewals.clear();
         assert_eq!(renewals.read(), None);
+    }
+
+    #[test]
+    fn the_daemon_sees_what_the_keeper_knows() {
+        let renewals = Renewals::new().expect("a page");
+        renewals.know(Instant::from_nanos(7));
+        assert_eq!((renewals.known(), renewals.read()), (Instant::from_nanos(7), None));
     }
 
     #[test]

@@ -163,7 +163,8 @@ impl Machine {
                 self.ended.get_or_insert(now);
             }
             Input::Reported => drop(self.reports.pop_front()),
-            Input::Blocked(blocked) => self.blocked = blocked,
+            Input::Blocked(true) => self.blocked = true,
+            Input::Blocked(false) => self.unblocked(),
         }
     }
 
@@ -195,6 +196,7 @@ impl Machine {
             return self.refuse_once(vote, RefusedWhy::Stopping);
         }
         self.end(GoneWhy::LetGo, now);
+        self.fence.hold_begins();
         self.hold = Some(Hold { vote, until, ordered: now, held: false, gained: now, tries: 0 });
         if self.link.is_some_and(|(present, _)| !present) {
             self.refuse(RefusedWhy::LinkGone, now);
@@ -224,6 +226,15 @@ impl Machine {
         self.retry_at = now;
         (self.announcing, self.watching, self.reply_owed, self.lost) = (None, None, false, None);
         self.fence.hold_ended();
+    }
+
+    /// The daemon reads again. While it did not, older reports made room for newer ones, so what lasts is told once more.
+    fn unblocked(&mut self) {
+        self.blocked = false;
+        self.tell_fence_again();
+        if let Some((_, up)) = self.link {
+            self.report(Report::Link { up });
+        }
     }
 
     fn expire(&mut self, now: Instant) {

@@ -44,6 +44,7 @@ pub async fn serve(shared: Rc<Shared>, listener: Async<TcpListener>) {
                 };
                 let caller = Caller { shared: shared.clone(), refusals: refusals.clone(), from };
                 spawn(async move { caller.run(stream, guard).await });
+                smol::future::yield_now().await; // a flood of callers must not keep heartbeats waiting
             }
             Err(e) => {
                 if refusals.worth_a_line(shared.address.ip(), now()) {

@@ -9,6 +9,7 @@
 
 use super::planted::{Planted, is_planted};
 use crate::cluster::vote::VoteId;
+use crate::release::VoteKey;
 use crate::sys::clock::Instant;
 use std::time::Duration;
 
@@ -143,6 +144,14 @@ impl HoldRule {
         if let Phase::Holding { vote, .. } | Phase::Ending { vote, .. } = self.phase.clone() {
             self.spend(vote);
             self.phase = Phase::Free;
+        }
+    }
+
+    /// The VIP was seen gone after a hold under this vote. A late word about an earlier hold ends no later one.
+    pub fn gone_under(&mut self, key: VoteKey) {
+        match &self.phase {
+            Phase::Holding { vote, .. } | Phase::Ending { vote, .. } if vote.key() == key => self.gone(),
+            _ => {}
         }
     }
 
@@ -322,6 +331,16 @@ mod tests {
             assert_eq!(r.step(at(now + 1), Some(&leading(3, 990, now)), true), None, "{name}: spent");
             assert_eq!(r.step(at(now + 2), Some(&leading(4, now + 1, now + 1)), true), hold(4, now + 191), "{name}");
         }
+    }
+
+    #[test]
+    fn a_late_word_about_an_earlier_hold_ends_no_later_one() {
+        let mut r = rule();
+        r.step(at(1000), Some(&leading(3, 990, 995)), true);
+        r.gone_under(vote(2).key());
+        assert!(r.holding().is_some() && !r.is_spent(&vote(3)));
+        r.gone_under(vote(3).key());
+        assert!(r.holding().is_none() && r.is_spent(&vote(3)));
     }
 
     #[test]

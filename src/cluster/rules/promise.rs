@@ -80,6 +80,12 @@ impl Promise {
         }
     }
 
+    /// Whether this vote's hash is not the one that was heard: a node that lost its votes can win one twice, and a notice of its earlier run
+    /// would then end the hold of the later one.
+    pub fn differs(&self, vote: &VoteId, commitment: Commitment) -> bool {
+        self.newest.as_ref().is_some_and(|n| n.vote == *vote && n.commitment != commitment)
+    }
+
     /// Somebody shows the secret of a vote. Late, replayed, forged and misdirected ones change nothing.
     pub fn shown(&mut self, vote: VoteKey, secret: &Secret) -> Shown {
         match &mut self.newest {
@@ -138,6 +144,16 @@ mod tests {
     }
     fn vote(term: u64, name: &str) -> VoteId {
         VoteId::new(term, node(name))
+    }
+
+    #[test]
+    fn a_vote_that_is_won_twice_is_told_by_its_hash() {
+        let (mut promise, vote) = (Promise::new(LEASE, UNFENCED), vote(3, "a"));
+        let hash = |key: Key| key.secret(vote.key()).commitment();
+        promise.heard(at(0), vote.clone(), hash(KEY), true);
+        assert!(!promise.differs(&vote, hash(KEY)));
+        assert!(promise.differs(&vote, hash(Key::from_bytes([2; 32]))));
+        assert!(!promise.differs(&self::vote(4, "a"), hash(Key::from_bytes([2; 32]))), "another vote has another");
     }
     fn secret(vote: &VoteId) -> Secret {
         KEY.secret(vote.key())

@@ -7,7 +7,7 @@ use crate::sys::poll::{self, For};
 use crate::sys::process;
 use crate::vip::ownership::Owner;
 use crate::vip::renewals::Renewals;
-use crate::vip::rtnl::{Address, Event, Messages};
+use crate::vip::rtnl::{Address, Change, Event, Messages};
 use crate::vip::state::{FenceAct, Input, Machine, Next};
 use crate::vip::{Order, Report, frames, link};
 use nix::sys::signal::Signal;
@@ -27,6 +27,8 @@ pub(super) struct Run {
     pub(super) blocked: bool,
     pub(super) stopped: bool,
     pub(super) code: Option<u8>,
+    /// Where ours was last seen, if not on the interface by its present number.
+    pub(super) stray: Option<u32>,
 }
 
 impl Run {
@@ -58,11 +60,13 @@ impl Run {
 
     /// Does everything there is to do; the instant until which there is nothing, or Err(gone) at the end.
     fn act(&mut self) -> Result<Option<clock::Instant>, bool> {
-        self.renew();
         loop {
+            // Before each step: a call that took the kernel longer than what was left must not end a hold that goes on.
+            self.renew();
             match self.m.next(clock::now()) {
                 Next::Change(change) => {
-                    let errno = self.k.host.change(change, self.k.me.index, self.k.me.lifetime);
+                    let errno = self.k.host.change(change, self.place_of(change), self.k.me.lifetime);
+                    self.renew();
                     self.input(Input::Answer(errno));
                 }
                 Next::Fence(act) => self.fence(act),
@@ -79,11 +83,17 @@ impl Run {
 
     /// Reads how long the running hold lasts by now. Another vote's comes as a message, in its turn after those before it.
     fn renew(&mut self) {
-        if let Some((vote, until)) = self.renewals.read()
-            && self.m.held_until(vote).is_some_and(|known| known < until)
-        {
+        let Some((vote, until)) = self.renewals.read() else { return };
+        let Some(known) = self.m.held_until(vote) else { return };
+        if known < until {
             self.input(Input::Order(Order::Hold { vote, until }));
         }
+        self.renewals.know(known.max(until));
+    }
+
+    /// Ours is removed where it is, even if the interface has another name or number by now.
+    fn place_of(&self, change: Change) -> u32 {
+        self.stray.filter(|_| change == Change::Remove).unwrap_or(self.k.me.index)
     }
 
     fn fence(&mut self, act: FenceAct) {
@@ -102,12 +112,20 @@ impl Run {
 
     fn dump(&mut self) {
         let me = self.k.me;
-        let fold = |(ours, foreign): &mut (bool, bool), a: &Address| match me.judge(a) {
-            Owner::Ours => *ours = true,
-            Owner::Foreign => *foreign = true,
+        let fold = |seen: &mut (bool, bool, Option<u32>), a: &Address| match me.judge(a) {
+            Owner::Ours => seen.0 = true,
+            // It went with an interface that was renamed: not gone, and nobody else's.
+            Owner::Foreign if me.left_over(a) => (seen.0, seen.2) = (true, Some(a.index)),
+            Owner::Foreign => seen.1 = true,
             Owner::Unrelated => {}
         };
-        let input = self.k.host.dump(fold).map_or_else(Input::Answer, |(ours, foreign)| Input::Dump { ours, foreign });
+        let input = match self.k.host.dump(fold) {
+            Ok((ours, foreign, stray)) => {
+                self.stray = stray;
+                Input::Dump { ours, foreign }
+            }
+            Err(errno) => Input::Answer(errno),
+        };
         self.input(input);
     }
 

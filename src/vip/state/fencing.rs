@@ -3,7 +3,7 @@
 
 use super::{FenceAct, Hold, Machine, Next};
 use crate::sys::clock::Instant;
-use crate::vip::{Report, Task};
+use crate::vip::{RefusedWhy, Report, Task};
 use std::time::Duration;
 
 /// Pause before a fence that worked before is tried again.
@@ -34,6 +34,13 @@ impl Fencing {
 
     fn short_of(&self, part: Duration, now: Instant) -> bool {
         self.armed.is_none_or(|armed| now + part >= armed)
+    }
+
+    /// The next hold may try again what failed when the last one was cleared away.
+    pub(super) fn hold_begins(&mut self) {
+        if self.worked {
+            self.retry_at = Instant::default();
+        }
     }
 
     /// Whether the kernel should be told a new time for this hold.
@@ -103,7 +110,20 @@ impl Machine {
             _ => now + RARELY,
         };
         self.fence.worked |= errno == 0;
-        if self.fence.told.replace(errno) != Some(errno) {
+        let before = self.fence.told.replace(errno);
+        if before != Some(errno) {
+            self.report(Report::Fence { errno });
+        }
+        // Peers still count on the fence: the next hold begins when they know better.
+        let first = matches!(asked, Some(FenceAct::Arm { .. })) && self.hold.is_some_and(|h| !h.held);
+        if first && errno != 0 && before == Some(0) {
+            self.refuse(RefusedWhy::Kernel(errno), now);
+        }
+    }
+
+    /// A frozen daemon may have missed it.
+    pub(super) fn tell_fence_again(&mut self) {
+        if let Some(errno) = self.fence.told {
             self.report(Report::Fence { errno });
         }
     }

@@ -122,6 +122,42 @@ fn a_fence_that_fails_in_the_middle_is_opened_and_tried_again() {
     );
 }
 
+/// Peers count on it until they are told: one lease is then too short for what would linger here.
+#[test]
+fn a_hold_that_finds_its_fence_broken_is_refused_and_the_next_goes_without() {
+    let mut w = World::new(false);
+    w.fence.errno = libc::ENOMEM;
+    w.order(A, 150);
+    assert_eq!(w.did(), [], "no address without the fence that was promised");
+    assert_eq!(
+        w.said(),
+        [Report::Fence { errno: libc::ENOMEM }, refused(A, RefusedWhy::Kernel(libc::ENOMEM)), gone(A, GoneWhy::Refused)]
+    );
+    w.order(B, 150);
+    assert_eq!((w.did(), w.said()), (vec![Change::Add], vec![held(B)]), "now they know");
+}
+
+#[test]
+fn a_fence_that_could_not_be_cleared_does_not_silence_the_next_hold() {
+    let mut w = World::new(false);
+    w.order(A, 150);
+    w.until(140);
+    w.fence.errno = libc::ENOMEM;
+    w.until(160);
+    assert!(w.fence.guarded && !w.fence.is_open(w.now));
+    w.fence.errno = 0;
+    w.order(B, 310);
+    assert!(w.fence.is_open(w.now) && w.ours);
+}
+
+#[test]
+fn a_daemon_that_was_frozen_is_told_again_what_lasts() {
+    let mut w = World::new(false);
+    w.tell(Input::Blocked(true));
+    w.tell(Input::Blocked(false));
+    assert_eq!(w.said(), [Report::Fence { errno: 0 }, Report::Link { up: true }]);
+}
+
 #[test]
 fn a_table_that_somebody_deleted_is_told_once() {
     let mut w = World::new(false);
