@@ -433,7 +433,10 @@ fn a_leader_whose_chosen_peer_refuses_asks_the_next() {
         let [second, third] = [(first + 1) % 3, (first + 2) % 3];
         wait_until("the leader knows both", secs(20), || nodes.says(first).fit.len() == 2);
         nodes.tell(second, Do::Fit(false)); // its next frame would tell, so the leader asks before or is told: either way it is the third
-        let led = nodes.hand_over(first, Some(second)).expect_err("it does not lead");
+        let led = wait_for("the leader judges the peer by its word, not by a late heartbeat", secs(20), || {
+            let led = nodes.hand_over(first, Some(second)).expect_err("it does not lead");
+            (!led.contains("has not acknowledged")).then_some(led)
+        });
         assert!(led.contains("could not hold") || led.contains(&format!("{} leads now", name(third))), "{led}");
         if led.contains("leads now") {
             wait_until("the third holds while the lease would still run", LONG.lease / 2, || nodes.holders() == [third]);

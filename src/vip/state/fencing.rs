@@ -26,7 +26,7 @@ pub(super) struct Fencing {
 impl Fencing {
     /// The hold that it was armed for has ended. The next one may try again what failed for this one, if there is a fence at all.
     pub(super) fn hold_ended(&mut self) {
-        (self.armed, self.wanted) = (None, false);
+        (self.armed, self.wanted, self.in_the_way) = (None, false, false);
         if self.worked {
             self.retry_at = Instant::default();
         }
@@ -97,6 +97,7 @@ impl Machine {
         match (asked, errno) {
             (Some(FenceAct::Arm { until }), 0) => {
                 (self.fence.armed, self.fence.wanted, self.fence.guarded) = (Some(until), false, true);
+                self.fence.in_the_way = false;
             }
             (Some(FenceAct::Arm { .. }), _) => (self.fence.armed, self.fence.in_the_way) = (None, self.fence.guarded),
             (Some(FenceAct::Clear), 0) => return self.fence.guarded = false,

@@ -76,7 +76,7 @@ fn a_kernel_without_the_fence_delays_no_hold_and_is_asked_rarely() {
         w.until((n + 1) * 100);
     }
     assert_eq!(w.said(), [held(A)], "said once");
-    assert!((3..=200).contains(&w.fences.len()), "{} tries in 200 s", w.fences.len());
+    assert!((3..=201).contains(&w.fences.len()), "{} tries in 200 s", w.fences.len());
 }
 
 #[test]
