@@ -108,7 +108,8 @@ impl World {
         }
         self.note_rejoined();
         self.faults.calm_since = None;
-        self.faults.pause = self.faults.rng.spread(150 * MS, 3 * SEC);
+        let paces = if self.setup.focus.is_empty() { (150 * MS, 3 * SEC) } else { (400 * MS, 900 * MS) };
+        self.faults.pause = self.faults.rng.spread(paces.0, paces.1);
         let length = self.faults.rng.within(5 * SEC, 40 * SEC);
         self.hub.note(usize::MAX, "faults begin", length / MS, 0);
         self.hub.after(length, What::Phase);
@@ -185,7 +186,10 @@ impl World {
 
     fn inflict(&mut self, name: &str) -> bool {
         let node = self.node();
-        let (short, long) = (self.lasts(10 * MS, 8 * SEC), self.lasts(200 * MS, 15 * SEC));
+        let (short, mut long) = (self.lasts(10 * MS, 8 * SEC), self.lasts(200 * MS, 15 * SEC));
+        if !self.setup.focus.is_empty() && !name.contains("cut") {
+            long = long.min(self.faults.rng.within(100 * MS, SEC)); // a cluster that is down breaks no rule
+        }
         match name {
             "loss" => {
                 let part = self.faults.rng.unit() * 0.6;

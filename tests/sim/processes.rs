@@ -362,7 +362,7 @@ impl World {
     }
 
     fn restart_later(&mut self, node: usize) {
-        let pause = self.hub.rng().within(100 * MS, SEC);
+        let pause = self.hub.rng().spread(20 * MS, SEC);
         self.plan_unit(node, pause);
     }
 

@@ -58,24 +58,18 @@ impl Planted {
 
     /// One of the worlds in which it is looked for.
     pub fn world(self, number: u64) -> Setup {
-        // Where it is rare, from a seed that has shown it.
-        let first = match self {
-            Self::FlagBelieved => 43,
-            Self::OpenGate => 32,
-            Self::NoQuietStart => 10,
-            _ => 1,
-        };
-        let usual = Setup::new(first + number, 3);
-        let fenced = vec![self != Self::OpenGate; 3];
-        // The default timing and exact fences: there the rule is what stands between two holders.
-        Setup { planted: Some(self), focus: self.focus(), heartbeat_ms: 50, lease_ms: 250, fenced, ..usual }
+        let usual = Setup::new(1 + number, 3);
+        // A long lease leaves time for a restart or a late frame within it. Exact fences: the rule is what stands between two holders.
+        let slow = matches!(self, Self::NoQuietStart | Self::OpenGate | Self::FlagBelieved);
+        let (heartbeat_ms, lease_ms) = if slow { (500, 3000) } else { (50, 250) };
+        Setup { planted: Some(self), focus: self.focus(), heartbeat_ms, lease_ms, fenced: vec![true; 3], ..usual }
     }
 
     /// What brings it out.
     fn focus(self) -> &'static [&'static str] {
         match self {
-            Self::NoQuietStart => &["daemon killed", "both killed", "power cut", "power cut, disk lost", "one-way cut"],
-            Self::OpenGate => &["daemon killed", "both killed", "both stopped", "power cut", "one-way cut"],
+            Self::NoQuietStart => &["one-way cut", "daemon killed", "both killed", "node cut off"],
+            Self::OpenGate => &["one-way cut", "daemon killed", "both killed", "node cut off"],
             Self::SpentReused => &["carrier lost", "keeper killed", "hand-over"],
             Self::FlagBelieved => &["hand-over", "SIGTERM", "transfers' votes late", "delay", "one-way cut"],
             _ => &[],
