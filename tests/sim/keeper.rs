@@ -46,6 +46,7 @@ pub struct Keeper {
     pub in_call: bool,
     /// SIGSTOP.
     pub paused: bool,
+    blocked: bool,
     /// In the middle of `act`: it reads nothing before it has nothing more to do.
     acting: bool,
     /// When it last went on after a pause, or began.
@@ -67,6 +68,7 @@ impl Keeper {
             answer: None,
             in_call: false,
             paused: false,
+            blocked: false,
             acting: false,
             awake_since: now,
             forgets_deadlines: false,
@@ -185,9 +187,11 @@ impl Keeper {
         self.machine.input(Input::Reported, self.clock.show(now));
     }
 
-    /// The daemon's socket is full, or has room again.
+    /// The daemon's socket is full, or has room again; told where that is news.
     pub fn blocked(&mut self, blocked: bool, now: Time) {
-        self.machine.input(Input::Blocked(blocked), self.clock.show(now));
+        if std::mem::replace(&mut self.blocked, blocked) != blocked {
+            self.machine.input(Input::Blocked(blocked), self.clock.show(now));
+        }
     }
 
     pub fn daemon_closed(&mut self, now: Time) {

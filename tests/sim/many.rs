@@ -135,6 +135,10 @@ fn replay(asked: &Asked) -> ExitCode {
         Some(planted) => planted.world(asked.seed - 1),
         None => Setup::new(asked.seed, asked.nodes),
     };
+    if let Some(from) = milliseconds("FROM_MS") {
+        run::one(setup, Some(from)); // to look at a world in which nothing fails
+        return ExitCode::SUCCESS;
+    }
     let outcome = run::one(setup.clone(), None);
     let Some(failure) = outcome.failure else {
         println!("seed {}: nothing fails in {} s", asked.seed, outcome.simulated / SEC);
@@ -147,5 +151,9 @@ fn replay(asked: &Asked) -> ExitCode {
 
 /// How much of the time before a failure is printed.
 fn before() -> Time {
-    std::env::var("BEFORE_MS").ok().and_then(|ms| ms.parse::<u64>().ok()).unwrap_or(2000) * MS
+    milliseconds("BEFORE_MS").unwrap_or(2000 * MS)
+}
+
+fn milliseconds(name: &str) -> Option<Time> {
+    std::env::var(name).ok().and_then(|ms| ms.parse::<u64>().ok()).map(|ms| ms * MS)
 }
