@@ -153,7 +153,7 @@ fn lost_votes_are_an_error_that_names_the_file_and_the_way_out() {
         }
         let text = refusal(&temp.0, "a");
         assert!(text.contains(path.to_str().unwrap()) && text.contains("remove the directory"), "{what}: {text}");
-        assert!(text.contains("safe while a majority of the others keeps theirs"), "{what}: {text}");
+        assert!(text.contains("safe while a majority of the others is up to date and keeps theirs"), "{what}: {text}");
     }
     std::fs::write(&path, whole).unwrap();
     std::fs::write(temp.0.join("meta"), "rubbish").unwrap();

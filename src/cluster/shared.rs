@@ -393,11 +393,6 @@ impl Shared {
             });
         }
     }
-
-    /// A random part of `upto`, so that nodes don't reconnect in step.
-    pub fn jitter(&self, upto: Duration) -> Duration {
-        upto.mul_f64((runtime::random() >> 32) as f64 / f64::from(u32::MAX))
-    }
 }
 
 /// See [`Shared::hears`].

@@ -4,11 +4,11 @@ use crate::cluster::{Cluster, runtime};
 use crate::config::Config;
 use crate::reactor::Async;
 use log::{info, warn};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -83,7 +83,7 @@ impl Tracker {
                 self.tell(after.reaches());
                 cluster.set_reaches(after.reaches());
             }
-            runtime::sleep(PAUSE + JITTER.mul_f64((runtime::random() >> 32) as f64 / f64::from(u32::MAX))).await;
+            runtime::sleep(PAUSE + runtime::jitter(JITTER)).await;
         }
     }
 
@@ -132,14 +132,7 @@ async fn answers(address: SocketAddr) -> Option<bool> {
 
 async fn connect(to: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
-    match socket.connect(&SockAddr::from(to)) {
-        Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
-        _ => {}
-    }
-    let stream = Async::new(TcpStream::from(socket))?;
-    stream.writable().await;
-    stream.get_ref().take_error()?.map_or(Ok(()), Err)
+    Async::connect(socket, to).await.map(drop)
 }
 
 fn is_local_shortage(e: &io::Error) -> bool {

@@ -3,7 +3,7 @@
 use super::{OWN, Reactor, current};
 use crate::sys::epoll::Event;
 use smol::io::{AsyncRead, AsyncWrite};
-use socket2::SockRef;
+use socket2::{SockRef, Socket};
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io::{self, ErrorKind, Read, Write};
@@ -185,6 +185,23 @@ impl<T: AsFd> Drop for Async<T> {
 impl<T: AsFd> AsFd for Async<T> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.as_fd()
+    }
+}
+
+impl Async<TcpStream> {
+    /// Connects a new socket, which may be bound; bound the wait from outside.
+    ///
+    /// # Errors
+    /// Those of connect(2), told at once or when it has ended.
+    pub async fn connect(socket: Socket, to: SocketAddr) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        match socket.connect(&to.into()) {
+            Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e),
+            _ => {}
+        }
+        let stream = Self::new(TcpStream::from(socket))?;
+        stream.writable().await;
+        stream.get_ref().take_error()?.map_or(Ok(stream), Err)
     }
 }
 

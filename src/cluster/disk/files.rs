@@ -247,7 +247,7 @@ pub fn read_votes(directory: &Directory) -> Result<Option<Found>, Problem> {
 pub fn lost(directory: &Directory, name: &str, why: impl fmt::Display) -> Problem {
     Problem::new(format!(
         "{} can't be used: {why} (remove the directory {}: the node will come back as an empty one; \
-         safe while a majority of the others keeps theirs)",
+         safe while a majority of the others is up to date and keeps theirs)",
         directory.file(name).display(),
         directory.path.display(),
     ))

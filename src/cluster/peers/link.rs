@@ -4,7 +4,7 @@ use super::hello::Hello;
 use super::io::{Broken, Reader, read_frame, reader, within};
 use super::message::{Request, Response};
 use super::wire::{self, Flags, Header, Kind, PREAMBLE};
-use crate::cluster::runtime::{now, sleep, sleep_until};
+use crate::cluster::runtime::{jitter, now, sleep, sleep_until};
 use crate::cluster::shared::{Peer, Shared};
 use crate::reactor::Async;
 use log::{debug, log, warn};
@@ -53,7 +53,7 @@ pub async fn keep_connected(shared: Rc<Shared>, index: usize) {
             Err(why) => note_failure(peer, &why),
         }
         // A peer that calls can be called: after a partition both directions are back at once.
-        sleep(backoff / 2 + shared.jitter(backoff / 2)).or(peer.called.wait()).await;
+        sleep(backoff / 2 + jitter(backoff / 2)).or(peer.called.wait()).await;
         backoff = (backoff * 2).min(shared.lease().clamp(BACKOFF.0 * 4, BACKOFF.1));
     }
 }
@@ -119,23 +119,9 @@ fn printable(text: &str) -> String {
 
 async fn connect(from: SocketAddr, to: SocketAddr, limit: Duration) -> Result<Async<TcpStream>, Broken> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&SockAddr::from(SocketAddr::new(from.ip(), 0)))?;
-    match socket.connect(&SockAddr::from(to)) {
-        Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => return Err(e.into()),
-        _ => {}
-    }
-    let stream = Async::new(TcpStream::from(socket))?;
-    let connected = async {
-        stream.writable().await;
-        Ok(())
-    };
-    within(limit, connected).await?;
-    match stream.get_ref().take_error()? {
-        Some(e) => Err(e.into()),
-        None => Ok(stream),
-    }
+    within(limit, async { Ok(Async::connect(socket, to).await?) }).await
 }
 
 /// Sends requests and hands out answers until the connection breaks or the peer stops answering.

@@ -12,6 +12,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// A boxed future of this thread.
 pub type LocalFuture<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -74,6 +75,11 @@ pub fn now() -> Instant {
 /// 64 random bits from this thread's surroundings.
 pub fn random() -> u64 {
     current().random()
+}
+
+/// A random part of `upto`, so that nodes don't do the same at the same instant.
+pub fn jitter(upto: Duration) -> Duration {
+    upto.mul_f64((random() >> 32) as f64 / f64::from(u32::MAX))
 }
 
 /// The real surroundings: CLOCK_BOOTTIME, this thread's reactor, this executor, a few threads for what blocks.

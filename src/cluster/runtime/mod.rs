@@ -11,7 +11,7 @@ mod tests;
 mod wakers;
 mod watch;
 
-pub use env::{Entered, Env, Job, LocalFuture, enter, now, random, real};
+pub use env::{Entered, Env, Job, LocalFuture, enter, jitter, now, random, real};
 pub use mpsc::{Mpsc, MpscReceiver, MpscSender, MpscWeakSender};
 pub use mutex::{Mutex, MutexGuard};
 pub use oneshot::{Oneshot, OneshotReceiver, OneshotSender, SenderGone};
