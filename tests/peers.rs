@@ -130,9 +130,11 @@ fn refused(edit: impl Fn(&mut NodeConfig), words: &[&str]) {
     let term = leader.term();
     never_within("the odd node took a VIP", Duration::from_secs(5), || odd.has_vip().then_some(()));
     assert_eq!((leader.term(), leader.held()), (term, true), "the odd node disturbed the cluster");
+    // At info and above, which is what people keep: at debug each attempt has its line.
     for node in &cluster.nodes {
-        let refusals = node.log().to_lowercase().lines().filter(|l| l.contains("refus")).count();
-        assert!(refusals < 60, "{}: {refusals} lines about refusals in half a minute", node.id());
+        let log = node.log();
+        let refusals: Vec<_> = log.lines().filter(|l| !l.contains("DEBUG") && l.to_lowercase().contains("refus")).collect();
+        assert!(refusals.len() <= 12, "{}: {} lines about refusals: {refusals:#?}", node.id(), refusals.len());
     }
     assert!(odd.stop(Signal::SIGTERM).success());
 }
