@@ -70,6 +70,12 @@ impl Client {
         }
     }
 
+    /// A heartbeat that is not meant for this peer (`rules::turns`). Said once for each: whatever comes then is sent, so that an
+    /// empty request of the replication, which is repeated at once, can't go round and round here.
+    fn is_spared(&self, rpc: &AppendEntriesRequest) -> bool {
+        rpc.entries.is_empty() && self.shared.peers.iter().any(|p| p.id == self.target && p.spared.take())
+    }
+
     /// A spent vote no longer speaks as leader.
     async fn not_spent(&self, vote: &Vote) -> Result<(), Unreachable> {
         if !self.shared.hold.borrow().is_spent(&VoteId::of(vote)) {
@@ -93,6 +99,9 @@ impl RaftNetworkV2<TypeConfig> for Client {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse, RPCError> {
         self.not_spent(&rpc.vote).await?;
+        if self.is_spared(&rpc) {
+            return Err(Unreachable::from_string("this heartbeat is for others").into());
+        }
         let commitment = self.shared.commitment(&VoteId::of(&rpc.vote));
         match self.call(Request::Append(rpc, commitment), option.hard_ttl()).await? {
             Response::Append(answer) => Ok(answer),

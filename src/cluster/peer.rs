@@ -24,6 +24,8 @@ pub struct Peer {
     pub priority: u32,
     /// Requests to it.
     pub calls: Calls,
+    /// The next heartbeat need not go to it.
+    pub spared: Cell<bool>,
     flags: Cell<Option<Flags>>,
     last_contact: Cell<Option<Instant>>,
     round_trip: Cell<Duration>,
@@ -44,6 +46,7 @@ impl Peer {
             address,
             priority,
             calls: Calls::default(),
+            spared: Cell::new(false),
             flags: Cell::new(None),
             last_contact: Cell::new(None),
             round_trip: Cell::new(Duration::ZERO),

@@ -75,10 +75,21 @@ impl Driver {
 
     async fn beat(&mut self, now: Instant) -> Instant {
         if now >= self.next_heartbeat {
+            self.take_turns(now);
             let _ = self.shared.raft().trigger().heartbeat().await;
             self.next_heartbeat = now + self.shared.heartbeat();
         }
         self.next_heartbeat
+    }
+
+    fn take_turns(&mut self, now: Instant) {
+        let peers = &self.shared.peers;
+        let answered: Vec<_> = peers.iter().map(|p| p.calls.is_connected() && !p.calls.owes_an_answer()).collect();
+        if !self.is_willing() {
+            self.turns.disturb(); // whoever takes over must have heard of it
+        }
+        let chosen = self.turns.step(now, self.shared.lease(), &answered);
+        peers.iter().zip(chosen).for_each(|(peer, chosen)| peer.spared.set(!chosen));
     }
 
     /// The peer that was meant, while it is ready; else the best one.

@@ -8,6 +8,7 @@ use super::Event;
 use super::rules::hold::{Leading, Order, hold_of};
 use super::rules::preference::Preference;
 use super::rules::rank;
+use super::rules::turns::Turns;
 use super::runtime::{now, sleep_until};
 use super::shared::Shared;
 use super::standing;
@@ -32,6 +33,7 @@ pub struct Driver {
     shared: Rc<Shared>,
     events: Sender<Event>,
     next_heartbeat: Instant,
+    turns: Turns,
     last_try: Option<Instant>,
     tries: u32,
     last_leader: Option<NodeId>,
@@ -57,6 +59,7 @@ impl Driver {
             shared,
             events,
             next_heartbeat: Instant::default(),
+            turns: Turns::default(),
             last_try: None,
             tries: 0,
             last_leader: None,
@@ -184,6 +187,7 @@ impl Driver {
             );
             if self.shared.is_me(&leader) {
                 self.next_heartbeat = now;
+                self.turns.disturb();
             }
             self.last_leader = Some(leader);
             self.tries = 0;

@@ -114,6 +114,11 @@ impl Calls {
         self.owing.get()
     }
 
+    /// Whether a request over this connection is not answered yet.
+    pub fn owes_an_answer(&self) -> bool {
+        self.owing.get().is_some()
+    }
+
     /// Waits until a peer that owed nothing owes an answer.
     pub(super) async fn owes(&self) {
         self.owes.wait().await;

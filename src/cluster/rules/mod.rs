@@ -10,3 +10,4 @@ pub mod promise;
 pub mod quiet;
 pub mod rank;
 pub mod successor;
+pub mod turns;

@@ -4,6 +4,9 @@ use crate::cluster::types::NodeId;
 use crate::sys::clock::Instant;
 use std::time::Duration;
 
+/// A peer that acknowledged a heartbeat within so many is there: it gets every second one (`rules::turns`), and one may be under way.
+const RECENT: u32 = 3;
+
 /// What the leader knows of a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Follower {
@@ -27,7 +30,7 @@ pub struct Follower {
 
 /// Why a peer can't be handed the leadership, in words for the user.
 pub fn unready(f: &Follower, now: Instant, heartbeat: Duration) -> Option<&'static str> {
-    let silent = f.acked.is_none_or(|at| now.since(at) > heartbeat * 2);
+    let silent = f.acked.is_none_or(|at| now.since(at) > heartbeat * RECENT);
     [
         (!f.connected, "it is not connected"),
         (!f.fit, "it could not hold the VIP (link down, cordoned, witness, -d, or stopping)"),
@@ -40,7 +43,7 @@ pub fn unready(f: &Follower, now: Instant, heartbeat: Duration) -> Option<&'stat
 }
 
 /// The best peer to lead next: ready, then one that reaches a backend, then by priority, then by id. A transfer to one that is not
-/// ready (fit, awake, caught up and acknowledged within two heartbeats) would leave the cluster without a leader for a lease.
+/// ready (fit, awake, caught up and acknowledged within the last heartbeats) would leave the cluster without a leader for a lease.
 pub fn choose(now: Instant, heartbeat: Duration, followers: &[Follower]) -> Option<&Follower> {
     let ready = followers.iter().filter(|f| unready(f, now, heartbeat).is_none());
     ready.min_by_key(|f| (!f.reaches, std::cmp::Reverse(f.priority), &f.id))
@@ -90,7 +93,7 @@ mod tests {
             (Follower { awake: false, ..good.clone() }, "only just started"),
             (Follower { caught_up: false, ..good.clone() }, "behind"),
             (Follower { acked: None, ..good.clone() }, "not acknowledged"),
-            (Follower { acked: Some(ms(899)), ..good.clone() }, "not acknowledged"),
+            (Follower { acked: Some(ms(849)), ..good.clone() }, "not acknowledged"),
         ];
         let heartbeat = Duration::from_millis(50);
         assert_eq!(unready(&good, ms(1000), heartbeat), None);

@@ -1,0 +1,83 @@
+//! Heartbeats in turn. One heartbeat to as many peers as make a majority with the leader renews the hold, so in calm each goes to
+//! that many only, by rotation: every peer hears of every second one. Half the packets and wake-ups, for the same lease.
+//! As soon as a peer owes an answer all are sent to, each time: what a lost packet costs is one heartbeat, as without turns.
+
+use crate::sys::clock::Instant;
+use std::time::Duration;
+
+/// Whose turn it is.
+#[derive(Debug, Default)]
+pub struct Turns {
+    next: usize,
+    calm_since: Option<Instant>,
+}
+
+impl Turns {
+    /// Something is out of the ordinary: everybody hears of everything until all has been calm for a lease again.
+    pub fn disturb(&mut self) {
+        self.calm_since = None;
+    }
+
+    /// Which peers the heartbeat at `now` goes to. `answered`: per peer, it is connected and owes no answer.
+    pub fn step(&mut self, now: Instant, lease: Duration, answered: &[bool]) -> Vec<bool> {
+        let peers = answered.len();
+        let enough = peers.div_ceil(2); // with this node a majority of peers + 1
+        if !answered.iter().all(|yes| *yes) {
+            self.disturb();
+            return vec![true; peers];
+        }
+        if now.since(*self.calm_since.get_or_insert(now)) < lease || enough == peers {
+            return vec![true; peers];
+        }
+        let mut chosen = vec![false; peers];
+        for turn in self.next..self.next + enough {
+            chosen[turn % peers] = true;
+        }
+        self.next = (self.next + enough) % peers;
+        chosen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_millis(250);
+
+    /// The heartbeats that each of `peers` gets out of `beats`, one each 50 ms, `answered` saying who answers which.
+    fn run(turns: &mut Turns, peers: usize, beats: u64, answered: impl Fn(usize, u64) -> bool) -> Vec<Vec<bool>> {
+        let beat = |n| {
+            let answered: Vec<_> = (0..peers).map(|peer| answered(peer, n)).collect();
+            turns.step(Instant::from_nanos((1000 + n * 50) * 1_000_000), LEASE, &answered)
+        };
+        (0..beats).map(beat).collect()
+    }
+
+    #[test]
+    fn in_calm_a_majority_is_asked_each_time_and_everybody_every_second_time() {
+        for (peers, enough) in [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3)] {
+            let beats = run(&mut Turns::default(), peers, 40, |_, _| true);
+            for pair in beats[5..].windows(2) {
+                assert!(pair[0].iter().filter(|asked| **asked).count() == enough, "{peers} peers: {pair:?}");
+                assert!((0..peers).all(|p| pair[0][p] || pair[1][p]), "{peers} peers: {pair:?}");
+            }
+            assert!(beats[..5].iter().flatten().all(|asked| *asked), "before it has been calm for a lease");
+        }
+    }
+
+    #[test]
+    fn a_peer_that_owes_an_answer_makes_all_be_asked_until_a_lease_after() {
+        let beats = run(&mut Turns::default(), 2, 40, |peer, n| (peer, n) != (1, 20));
+        assert!(beats[10..20].iter().all(|b| b.iter().filter(|asked| **asked).count() == 1));
+        assert!(beats[20..26].iter().flatten().all(|asked| *asked));
+        assert!(beats[26..].iter().all(|b| b.iter().filter(|asked| **asked).count() == 1));
+    }
+
+    #[test]
+    fn while_something_happens_everybody_is_asked() {
+        let mut turns = Turns::default();
+        run(&mut turns, 2, 20, |_, _| true);
+        turns.disturb();
+        assert_eq!(run(&mut turns, 2, 1, |_, _| true), [[true, true]]);
+    }
+}
