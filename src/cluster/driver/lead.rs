@@ -88,7 +88,7 @@ impl Driver {
         if !self.is_willing() {
             self.turns.disturb(); // whoever takes over must have heard of it
         }
-        let chosen = self.turns.step(now, self.shared.lease(), &answered);
+        let chosen = self.turns.step(now, &answered);
         peers.iter().zip(chosen).for_each(|(peer, chosen)| peer.spared.set(!chosen));
     }
 

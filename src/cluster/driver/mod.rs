@@ -54,12 +54,12 @@ impl Driver {
     pub fn new(shared: Rc<Shared>, events: Sender<Event>) -> Self {
         Self {
             preference: Preference::new(shared.spec.preempt),
+            turns: Turns::new(shared.heartbeat(), shared.lease()),
             moving: None,
             led: false,
             shared,
             events,
             next_heartbeat: Instant::default(),
-            turns: Turns::default(),
             last_try: None,
             tries: 0,
             last_leader: None,

@@ -1,32 +1,43 @@
 //! Heartbeats in turn. One heartbeat to as many peers as make a majority with the leader renews the hold, so in calm each goes to
 //! that many only, by rotation: every peer hears of every second one. Half the packets and wake-ups, for the same lease.
 //! As soon as a peer owes an answer all are sent to, each time: what a lost packet costs is one heartbeat, as without turns.
+//! Where the timing leaves no room for that one all are always sent to.
 
+use super::hold::hold_of;
 use crate::sys::clock::Instant;
 use std::time::Duration;
 
 /// Whose turn it is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Turns {
+    lease: Duration,
+    roomy: bool,
     next: usize,
     calm_since: Option<Instant>,
 }
 
 impl Turns {
+    /// Turns with this timing. A lost heartbeat is noticed with the next, and sent again, to all, with the one after: the hold must
+    /// outlast two and the way there and back.
+    pub fn new(heartbeat: Duration, lease: Duration) -> Self {
+        Self { lease, roomy: hold_of(lease) >= heartbeat * 5 / 2, next: 0, calm_since: None }
+    }
+
     /// Something is out of the ordinary: everybody hears of everything until all has been calm for a lease again.
     pub fn disturb(&mut self) {
         self.calm_since = None;
     }
 
     /// Which peers the heartbeat at `now` goes to. `answered`: per peer, it is connected and owes no answer.
-    pub fn step(&mut self, now: Instant, lease: Duration, answered: &[bool]) -> Vec<bool> {
+    pub fn step(&mut self, now: Instant, answered: &[bool]) -> Vec<bool> {
         let peers = answered.len();
         let enough = peers.div_ceil(2); // with this node a majority of peers + 1
         if !answered.iter().all(|yes| *yes) {
             self.disturb();
             return vec![true; peers];
         }
-        if now.since(*self.calm_since.get_or_insert(now)) < lease || enough == peers {
+        let calm = now.since(*self.calm_since.get_or_insert(now)) >= self.lease;
+        if !calm || !self.roomy || enough == peers {
             return vec![true; peers];
         }
         let mut chosen = vec![false; peers];
@@ -42,13 +53,19 @@ impl Turns {
 mod tests {
     use super::*;
 
-    const LEASE: Duration = Duration::from_millis(250);
+    fn ms(n: u64) -> Duration {
+        Duration::from_millis(n)
+    }
+
+    fn lan() -> Turns {
+        Turns::new(ms(50), ms(250))
+    }
 
     /// The heartbeats that each of `peers` gets out of `beats`, one each 50 ms, `answered` saying who answers which.
     fn run(turns: &mut Turns, peers: usize, beats: u64, answered: impl Fn(usize, u64) -> bool) -> Vec<Vec<bool>> {
         let beat = |n| {
             let answered: Vec<_> = (0..peers).map(|peer| answered(peer, n)).collect();
-            turns.step(Instant::from_nanos((1000 + n * 50) * 1_000_000), LEASE, &answered)
+            turns.step(Instant::from_nanos((1000 + n * 50) * 1_000_000), &answered)
         };
         (0..beats).map(beat).collect()
     }
@@ -56,7 +73,7 @@ mod tests {
     #[test]
     fn in_calm_a_majority_is_asked_each_time_and_everybody_every_second_time() {
         for (peers, enough) in [(0, 0), (1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (6, 3)] {
-            let beats = run(&mut Turns::default(), peers, 40, |_, _| true);
+            let beats = run(&mut lan(), peers, 40, |_, _| true);
             for pair in beats[5..].windows(2) {
                 assert!(pair[0].iter().filter(|asked| **asked).count() == enough, "{peers} peers: {pair:?}");
                 assert!((0..peers).all(|p| pair[0][p] || pair[1][p]), "{peers} peers: {pair:?}");
@@ -67,7 +84,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_owes_an_answer_makes_all_be_asked_until_a_lease_after() {
-        let beats = run(&mut Turns::default(), 2, 40, |peer, n| (peer, n) != (1, 20));
+        let beats = run(&mut lan(), 2, 40, |peer, n| (peer, n) != (1, 20));
         assert!(beats[10..20].iter().all(|b| b.iter().filter(|asked| **asked).count() == 1));
         assert!(beats[20..26].iter().flatten().all(|asked| *asked));
         assert!(beats[26..].iter().all(|b| b.iter().filter(|asked| **asked).count() == 1));
@@ -75,9 +92,19 @@ mod tests {
 
     #[test]
     fn while_something_happens_everybody_is_asked() {
-        let mut turns = Turns::default();
+        let mut turns = lan();
         run(&mut turns, 2, 20, |_, _| true);
         turns.disturb();
         assert_eq!(run(&mut turns, 2, 1, |_, _| true), [[true, true]]);
+    }
+
+    #[test]
+    fn where_the_hold_is_short_everybody_is_always_asked() {
+        for (heartbeat, lease, in_turn) in
+            [(15, 60, true), (500, 3000, true), (20, 75, true), (20, 60, false), (50, 150, false)]
+        {
+            let beats = run(&mut Turns::new(ms(heartbeat), ms(lease)), 2, 200, |_, _| true);
+            assert_eq!(beats[199].contains(&false), in_turn, "{heartbeat} ms of {lease} ms");
+        }
     }
 }
