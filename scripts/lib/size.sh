@@ -7,15 +7,19 @@ size_growth=5            # percent over the table that are still no regression
 size_seconds=20          # how long the quiet cluster is watched
 
 size() {
-    local mode='' targets dir=${CARGO_TARGET_DIR:-target}/static target
-    case ${1:-} in --check | --record) mode=$1 && shift ;; esac
+    local mode='' targets dir target
+    case ${1:-} in
+    --check | --record) mode=$1 && shift ;;
+    -*) usage >&2; exit 64 ;;
+    esac
     targets=("$@")
     ((${#targets[@]})) || targets=("${static_targets[@]}")
+    dir=$(realpath -m "${CARGO_TARGET_DIR:-target}")/static
     scripts/build-static "$dir" "${targets[@]}"
     for target in "${targets[@]}"; do binary_facts "$dir/$target/kube-vip"; done
     case $mode in
     --check) size_check "$size_table" "$dir" "${targets[@]}" ;;
-    --record) size_record "$dir" "${targets[@]}" >"$size_table" ;;
+    --record) size_record "$dir" "${targets[@]}" >"$dir/size.txt" && mv "$dir/size.txt" "$size_table" ;;
     *) size_running "$dir/$(uname -m)-unknown-linux-musl/kube-vip" ;;
     esac
 }
@@ -32,7 +36,12 @@ binary_facts() {
 }
 
 # NAME BYTES of each section that the file holds.
-sections() { readelf -SW "$1" | sed -n 's/^ *\[ *[0-9]*\] //p' | awk '$2 != "NULL" && $2 != "NOBITS" { print $1, strtonum_hex($5) } function strtonum_hex(h,  i, n) { for (i = 1; i <= length(h); i++) n = n * 16 + index("0123456789abcdef", substr(h, i, 1)) - 1; return n }'; }
+sections() {
+    local name type size
+    readelf -SW "$1" | sed -n 's/^ *\[ *[0-9]*\] //p' | while read -r name type _ _ size _; do
+        if [[ $name == .* && $type != NOBITS ]]; then echo "$name $((16#$size))"; fi
+    done
+}
 
 # The table: one line for each target; those not named keep theirs.
 size_record() {
@@ -43,7 +52,7 @@ size_record() {
     printf '# target  bytes  .text  .rodata  (of Rust %s)\n' "$(rustc --version | cut -d' ' -f2)"
     for target in "${static_targets[@]}"; do
         if [[ " $* " == *" $target "* ]]; then
-            echo "$target $(stat -c %s "$dir/$target/kube-vip") $(sections "$dir/$target/kube-vip" | awk '$1 == ".text" || $1 == ".rodata" { s[$1] = $2 } END { print s[".text"], s[".rodata"] }')"
+            echo "$target $(stat -c %s "$dir/$target/kube-vip") $(sections "$dir/$target/kube-vip" | awk '{ s[$1] = $2 } END { print s[".text"], s[".rodata"] }')"
         else
             grep "^$target " <<<"$kept" || true
         fi
@@ -82,7 +91,8 @@ size_running() {
 }
 
 size_inside() {
-    local program=$1 id number=0 peers
+    local program=$1 id number=0 peers other
+    declare -ga keeper
     trap 'exit 130' INT TERM
     mount -t tmpfs -o mode=755 tmpfs /run
     mkdir -p /run/netns /run/size

@@ -62,16 +62,11 @@ build() {
     return 1
 }
 
-# compile TARGET COMMAND… -- RUSTFLAG…: cargo, with the flags of every way.
+# compile TARGET CARGO -- RUSTFLAG…: what all ways share; the flags after -- are for the last step, the linking, alone, so that all
+# ways of one target share what they compile before.
 compile() {
-    local target=$1 command=() flags=()
-    shift
-    while [[ $1 != -- ]]; do command+=("$1"); shift; done
-    shift
-    # Nobody unwinds (panic = "abort"), and the message of a panic needs no tables. Paths of this machine stay out.
-    flags=(-Cforce-unwind-tables=no --remap-path-prefix="$sysroot/lib/rustlib/src/rust=rust"
-        --remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}=cargo" --remap-path-prefix="$PWD=." "$@")
-    command+=(--release --locked --bin kube-vip --target "$target")
+    local target=$1 command=("$2" rustc --release --locked --bin kube-vip --target "$1") flags
+    shift 3
     std=ready-made
     if [[ $has_std_source ]]; then
         # Stable's cargo and compiler take these options only with RUSTC_BOOTSTRAP.
@@ -80,7 +75,10 @@ compile() {
         std=own
     fi
     printf '%s%s, way %s: %s%s\n' "$dim" "$target" "$way" "${command[*]}" "$plain" >&2
-    CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; echo "${flags[*]}") quietly "$target-$way" "${command[@]}"
+    # Nobody unwinds (panic = "abort"), and the message of a panic needs no tables. Paths of this machine stay out.
+    flags=(-Cforce-unwind-tables=no --remap-path-prefix="$sysroot/lib/rustlib/src/rust=rust"
+        --remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}=cargo" --remap-path-prefix="$PWD=.")
+    CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; echo "${flags[*]}") quietly "$target-$way" "${command[@]}" -- "$@"
 }
 
 way_rustup() {
@@ -88,7 +86,7 @@ way_rustup() {
     [[ -d ${libc%/*} ]] || quietly "rustup target add $1" rustup target add "$1" || return 1
     # Where the program is position-independent, its relocations are packed if this musl (from 1.2.4) can unpack them.
     if [[ $1 == x86_64-* ]] && grep -aqE '1\.2\.([4-9]|[1-9][0-9])' "$libc"; then flags+=(-Clink-arg=--pack-dyn-relocs=relr); fi
-    compile "$1" cargo build -- "${flags[@]}"
+    compile "$1" cargo -- "${flags[@]}"
 }
 
 way_zig() {
@@ -100,7 +98,7 @@ way_zig() {
             quietly "pip install ${zig_packages[*]}" "$venv/bin/pip" install -q "${zig_packages[@]}" || { rm -rf "$venv"; return 1; }
     fi
     # Zig brings the start files, so rustc must not look for its own.
-    PATH=$venv/bin:$PATH compile "$1" cargo-zigbuild build -- -Clink-self-contained=no
+    PATH=$venv/bin:$PATH compile "$1" cargo-zigbuild -- -Clink-self-contained=no
 }
 
 way_debian() {
@@ -113,7 +111,7 @@ way_debian() {
     *) missing+=("debian: no package of musl for $1 (armhf is made for armv7)"); return 1 ;;
     esac
     [[ -f $objects/libunwind.a ]] || debian_objects "$arch" "$objects" || return 1
-    compile "$1" cargo build -- -Clinker=rust-lld -Clink-self-contained=yes -Lnative="$objects"
+    compile "$1" cargo -- -Clinker=rust-lld -Clink-self-contained=yes -Lnative="$objects"
 }
 
 needs_std_source() {
@@ -138,8 +136,8 @@ debian_objects() {
     for version in "$apt"/*.deb; do
         [[ -f $version ]] && dpkg-deb -x "$version" "$apt/unpacked" || { missing+=("debian: musl-dev and libgcc-dev of $arch can't be had"); return 1; }
     done
-    cp "$apt"/unpacked/usr/lib/*-linux-musl*/{*crt*.o,lib*.a} "$apt"/unpacked/usr/lib/gcc/*/*/crt{begin,end}*.o "$objects"
-    cp "$apt"/unpacked/usr/lib/gcc/*/*/libgcc_eh.a "$objects/libunwind.a"
+    cp "$apt"/unpacked/usr/lib/*-linux-musl*/{*crt*.o,lib*.a} "$apt"/unpacked/usr/lib/gcc/*/*/crt{begin,end}*.o "$objects" &&
+        cp "$apt"/unpacked/usr/lib/gcc/*/*/libgcc_eh.a "$objects/libunwind.a"
 }
 
 # A container engine that answers opens one more way. It is only named: cross changes the toolchain before it looks for an engine.
