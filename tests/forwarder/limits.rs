@@ -94,9 +94,7 @@ fn echo_process() {
 fn without_descriptors_accept_pauses_and_resumes() {
     lab::isolated("limits::without_descriptors_accept_pauses_and_resumes", || {
         lab::sh("ip link set lo up");
-        let own = lab::own_program();
-        let mut child = std::process::Command::new(&own[0])
-            .args(&own[1..])
+        let mut child = std::process::Command::new(std::env::current_exe().expect("own path"))
             .args(["--exact", "limits::echo_process", "--nocapture"])
             .env("FORWARDER_TEST_ECHO", "1")
             .stdin(std::process::Stdio::piped())

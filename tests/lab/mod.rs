@@ -25,7 +25,6 @@ pub use node::{Cluster, Node, NodeConfig, STEADY};
 pub use observe::{ArpWatch, Capture, Prober};
 pub use process::Process;
 
-use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -85,15 +84,8 @@ fn unshared() -> Command {
         panic!("{why}");
     }
     let mut command = Command::new("unshare");
-    command.args(UNSHARE).arg("--").args(own_program());
+    command.args(UNSHARE).arg("--").arg(std::env::current_exe().expect("the test binary has a path"));
     command
-}
-
-/// What starts this very test binary: behind `$TEST_RUNNER` if it was built for the same machine as the program, so not with `$KUBE_VIP_BIN`.
-pub fn own_program() -> Vec<OsString> {
-    let runner = if std::env::var_os("KUBE_VIP_BIN").is_some() { None } else { std::env::var("TEST_RUNNER").ok() };
-    let own = std::env::current_exe().expect("the test binary has a path").into_os_string();
-    runner.unwrap_or_default().split_whitespace().map(OsString::from).chain([own]).collect()
 }
 
 /// Why this user can't make namespaces on this machine, and what to do about it; `None` where it can.
