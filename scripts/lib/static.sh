@@ -32,8 +32,9 @@ revision() {
     [[ $(git rev-parse --show-toplevel 2>/dev/null) == "$PWD" ]] || return 0
     local commit
     commit=$(git rev-parse --verify --quiet HEAD) || return 0
-    [[ -z $(git status --porcelain -- src patches build.rs Cargo.toml Cargo.lock .cargo scripts/build-static scripts/lib) ]] || commit=${commit:0:10}-dirty
-    echo "${commit:0:16}"
+    commit=${commit:0:10}
+    [[ -z $(git status --porcelain -- src patches build.rs Cargo.toml Cargo.lock .cargo scripts/build-static scripts/lib) ]] || commit+=-dirty
+    echo "$commit"
 }
 
 # quietly NAME COMMAND…: its output goes to a file; what it said last is remembered, should it fail.
