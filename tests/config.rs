@@ -56,6 +56,16 @@ fn load(text: &str, own: &[&str]) -> Result<Config, String> {
 }
 
 #[test]
+fn version_names_the_target_and_the_commit_that_the_build_was_told() {
+    let commit = option_env!("KUBE_VIP_REVISION").filter(|r| !r.is_empty()).map(|r| format!("{r}, ")).unwrap_or_default();
+    let expected = format!("kube-vip {} ({commit}{})\n", env!("CARGO_PKG_VERSION"), env!("KUBE_VIP_TARGET"));
+    for word in ["version", "--version", "-V"] {
+        assert_eq!(run(&[word]), (0, expected.clone(), String::new()));
+    }
+    assert!(env!("KUBE_VIP_TARGET").contains("-linux-"), "the whole triple: {expected}");
+}
+
+#[test]
 fn bad_files_tell_all_their_problems() {
     let dir = root().join("tests/bad_configs");
     let mut seen = 0;

@@ -136,10 +136,8 @@ fn print(text: &str) -> Exit {
     }
 }
 
-/// `kube-vip 0.1.0 (aarch64-linux-musl, 1a2b3c4)`; the revision where the build was told it by `KUBE_VIP_REVISION`.
+/// `kube-vip 0.1.0 (1a2b3c4d5e, aarch64-unknown-linux-musl)`; without the commit where the build was not told one by `KUBE_VIP_REVISION`.
 pub fn version() -> String {
-    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
-    let abi = if cfg!(target_abi = "eabihf") { "eabihf" } else { "" };
-    let revision = option_env!("KUBE_VIP_REVISION").map(|r| format!(", {r}")).unwrap_or_default();
-    format!("kube-vip {} ({}-linux-{libc}{abi}{revision})", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH)
+    let commit = option_env!("KUBE_VIP_REVISION").filter(|r| !r.is_empty()).map(|r| format!("{r}, ")).unwrap_or_default();
+    format!("kube-vip {} ({commit}{})", env!("CARGO_PKG_VERSION"), env!("KUBE_VIP_TARGET"))
 }
