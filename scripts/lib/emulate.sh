@@ -41,7 +41,7 @@ musl_armhf() {
     options=(-qq -o APT::Architecture=armhf -o APT::Architectures=armhf -o "Dir::State=$work/state" -o "Dir::State::status=$work/status"
         -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root)
     (
-        cd "$work"
+        cd "$work" || exit
         apt-get "${options[@]}" update || true # an index less may do; the next line tells
         libgcc=$(apt-cache "${options[@]}" search --names-only '^libgcc-[0-9]+-dev$' | cut -d' ' -f1 | sort -V | tail -n1)
         apt-get "${options[@]}" download musl-dev "${libgcc:?no libgcc-N-dev for armhf in the package lists}"

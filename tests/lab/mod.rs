@@ -157,9 +157,20 @@ pub fn sh(line: &str) -> String {
 /// How long to wait on this machine for what takes at most `limit` on an ordinary one: `$KUBE_VIP_TEST_SLOW` times as long, e.g. 4
 /// under an emulator. For what must come at last, never for what must not happen.
 pub fn patient(limit: Duration) -> Duration {
-    let factor =
-        std::env::var("KUBE_VIP_TEST_SLOW").ok().map(|text| text.parse().expect("KUBE_VIP_TEST_SLOW is a whole number"));
-    limit * factor.unwrap_or(1)
+    limit * slowness()
+}
+
+fn slowness() -> u32 {
+    let text = std::env::var("KUBE_VIP_TEST_SLOW").unwrap_or_default();
+    if text.is_empty() { 1 } else { text.parse().expect("KUBE_VIP_TEST_SLOW is a whole number") }
+}
+
+/// The timing of nodes where a test asks for none: the preset `lan`, or as many times slower as this machine is.
+pub fn usual_timing() -> String {
+    match slowness() {
+        1 => "lan".to_owned(),
+        n => format!("{{heartbeat: {}ms, lease: {}ms}}", 50 * n, 250 * n),
+    }
 }
 
 /// Says that this test, or a part of it, can't work on this machine, and why; scripts/test shows these lines at its end.
