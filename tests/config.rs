@@ -611,5 +611,6 @@ fn large_files_end_in_a_word_not_in_a_stall() {
     assert!(load(&keys, &[]).is_err());
     assert!(load(&"[".repeat(1 << 20), &[]).is_err());
     assert!(load(&"a: ".repeat(300_000), &[]).is_err());
-    assert!(start.elapsed().as_secs() < 60, "took {:?}", start.elapsed());
+    let slowness = std::env::var("KUBE_VIP_TEST_SLOW").map_or(1, |n| n.parse().expect("a whole number")); // as `lab::patient`
+    assert!(start.elapsed() < Duration::from_secs(60) * slowness, "took {:?}", start.elapsed());
 }

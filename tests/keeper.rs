@@ -10,7 +10,7 @@ use kube_vip::sys::ioctl::Interfaces;
 use kube_vip::sys::netlink::Netlink;
 use kube_vip::vip::{self, GoneWhy, Keeper, KeeperSpec, Notify, OpenErrorKind, Order, RefusedWhy, Report, VoteKey, rtnl};
 use lab::kept::{self, HOLD, Kept, ms, wait_for};
-use lab::{isolated, sh};
+use lab::{isolated, patient, sh};
 use nix::sys::signal::Signal;
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
@@ -78,7 +78,7 @@ fn the_deadline_ends_it_without_a_message() {
         let mut late = Vec::new();
         for term in 1..=20 {
             let vote = VoteKey { term, node: 7 };
-            let until = k.hold(vote, ms(60));
+            let until = k.hold(vote, patient(ms(60)));
             k.holding = None;
             k.expect("the hold", |r| matches!(r, Report::Held { .. }));
             let took = k.gone(GoneWhy::Deadline);
@@ -89,7 +89,7 @@ fn the_deadline_ends_it_without_a_message() {
         }
         late.sort();
         println!("heard gone after the deadline: {:?} … {:?}; removal itself: {:?}", late[0].0, late[19].0, late[19].1);
-        assert!(late[10].0 < ms(100), "half of them were later than 100 ms: {late:?}");
+        assert!(late[10].0 < patient(ms(100)), "half of them were later than 100 ms: {late:?}");
     });
 }
 
@@ -183,7 +183,8 @@ fn a_foreign_address_is_left_alone() {
             (format!("ip link add d0 type bridge; ip link set d0 up; ip addr add {VIP}/32 dev d0"), "d0"),
         ] {
             sh(&add);
-            let before = sh(&format!("ip -o addr show dev {place}"));
+            let shown = || sh(&format!("ip -4 -o addr show dev {place}"));
+            let before = shown();
             let mut k = on(VIP);
             k.hold(A, HOLD);
             k.holding = None;
@@ -191,7 +192,7 @@ fn a_foreign_address_is_left_alone() {
             k.gone(GoneWhy::Refused);
             drop(k.link.take());
             k.ended();
-            assert_eq!(sh(&format!("ip -o addr show dev {place}")), before, "{add}");
+            assert_eq!(shown(), before, "{add}");
             sh(&format!("ip addr flush dev {place} to {VIP}"));
         }
         let mut k = on(VIP);

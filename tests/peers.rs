@@ -103,9 +103,8 @@ fn slow_connections_and_port_scans_disturb_nobody() {
         assert_eq!(cluster.wait_settled(), before, "(leader, term) changed");
         let lines = lines_about(leader, &stranger);
         assert!(lines <= 900, "{lines} log lines for 800 connections");
-        let grown = lab::process::rss_kib(leader.daemon_pid()).saturating_sub(resident);
-        println!("{lines} log lines; the daemon grew by {grown} KiB");
-        assert!(grown < 8 << 10, "800 connections left {grown} KiB behind");
+        let what = format!("800 connections, {lines} log lines");
+        lab::process::assert_growth_below(8 << 10, leader.daemon_pid(), resident, &what);
         watch.assert_one_holder();
     });
 }

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 
 /// Runs the command.
 pub fn run(args: &Start) -> Exit {
+    let threads = process::threads();
     let (config, warnings) = match super::load_here(&args.config, &args.overrides()) {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
@@ -27,7 +28,7 @@ pub fn run(args: &Start) -> Exit {
     for warning in warnings {
         log::warn!("{warning}");
     }
-    match start(config) {
+    match threads.map_err(failed("count this process's threads")).and_then(|threads| start(config, threads)) {
         Ok(exit) => exit,
         Err((exit, why)) => {
             error!("{why}");
@@ -64,7 +65,7 @@ fn gist(config: &Config) {
     );
 }
 
-fn start(config: Config) -> Result<Exit, Failure> {
+fn start(config: Config, threads: usize) -> Result<Exit, Failure> {
     make_directories(&config)?;
     let key = Key::random().map_err(failed("read random numbers"))?;
     if config.disable_vip {
@@ -72,7 +73,7 @@ fn start(config: Config) -> Result<Exit, Failure> {
     }
     let keeper = Keeper::open(&keeper_spec(&config, &key)).map_err(|e| (exit_of(e.kind), e.to_string()))?;
     let (ours, theirs) = vip::link::pair().map_err(failed("make a socket pair"))?;
-    match process::fork().map_err(failed("start the daemon process"))? {
+    match process::fork(threads).map_err(failed("start the daemon process"))? {
         Side::Child => {
             // The keeper's descriptors hold the VIP's name on this host: they must not live on here.
             drop((keeper, ours));

@@ -35,9 +35,9 @@ fn sleeps_end_in_the_order_of_their_deadlines_and_never_early() {
             ended.borrow_mut().push(after);
         }
     };
-    let [a, b, c, d] = [20, 5, 0, 12].map(|n| one(MS * n));
+    let [a, b, c, d] = [200, 50, 0, 120].map(|n| one(MS * n)); // so far apart that a late turn ends one, not two
     run(zip(zip(a, b), zip(c, d)));
-    assert_eq!(ended.take(), [0, 5, 12, 20].map(|n| MS * n));
+    assert_eq!(ended.take(), [0, 50, 120, 200].map(|n| MS * n));
     assert_eq!(earliest(), None);
 }
 

@@ -15,13 +15,19 @@ pub enum Side {
     Child,
 }
 
-/// Forks. Refused where the process has more than one thread: a lock that another thread holds would never open in the child.
-pub fn fork() -> io::Result<Side> {
-    let threads = std::fs::read_dir("/proc/self/task")?.count();
-    if threads != 1 {
-        return Err(io::Error::other(format!("can't fork with {threads} threads running; start them afterwards")));
+/// How many threads this process has. An emulator's own count too: under qemu-user a program begins with two.
+pub fn threads() -> io::Result<usize> {
+    Ok(std::fs::read_dir("/proc/self/task")?.count())
+}
+
+/// Forks. Refused where the program has started threads, i.e. there are more than `at_first`, when it began: a lock that another
+/// thread holds would never open in the child.
+pub fn fork(at_first: usize) -> io::Result<Side> {
+    let started = threads()?.saturating_sub(at_first);
+    if started != 0 {
+        return Err(io::Error::other(format!("can't fork with {started} more threads running; start them afterwards")));
     }
-    // SAFETY: there is one thread, so the child's memory is consistent and no lock is held by a thread that is not there.
+    // SAFETY: the program has one thread, so the child's memory is consistent and no lock is held by a thread that is not there.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(Side::Parent(child)),
         ForkResult::Child => Ok(Side::Child),

@@ -14,6 +14,9 @@ pub struct Timer {
     armed: Option<Instant>,
 }
 
+/// The most seconds since boot that fit into a `time_t` of 32 bits (68 years), which would wrap beyond: into the past, to fire for ever.
+const FURTHEST: u64 = i32::MAX as u64 * 1_000_000_000;
+
 impl Timer {
     /// Opens it unarmed.
     pub fn open() -> io::Result<Self> {
@@ -24,7 +27,7 @@ impl Timer {
     /// Makes sure that it fires at `at` or earlier. A deadline that only moves away costs no system call: the timer fires at the old one.
     pub fn by(&mut self, at: Option<Instant>) -> io::Result<()> {
         let Some(at) = at.filter(|at| self.armed.is_none_or(|armed| *at < armed)) else { return Ok(()) };
-        let when = TimeSpec::from(Duration::from_nanos(at.as_nanos().max(1))); // 0 would disarm it
+        let when = TimeSpec::from(Duration::from_nanos(at.as_nanos().clamp(1, FURTHEST))); // 0 would disarm it
         self.fd.set(Expiration::OneShot(when), TimerSetTimeFlags::TFD_TIMER_ABSTIME)?;
         self.armed = Some(at);
         Ok(())
@@ -45,5 +48,23 @@ impl Timer {
 impl AsFd for Timer {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::poll::{self, For};
+
+    #[test]
+    fn an_instant_beyond_any_life_is_armed_and_a_near_one_fires() {
+        let mut timer = Timer::open().expect("a timer");
+        timer.by(Some(Instant::from_nanos(u64::MAX))).expect("armed");
+        timer.by(Some(Instant::from_nanos(3_000_000_000 * 1_000_000_000))).expect("armed"); // seconds negative in 32 bits
+        assert!(nix::unistd::read(&timer.fd, &mut [0; 8]).is_err(), "it has fired");
+        timer.by(Some(Instant::from_nanos(1))).expect("armed");
+        poll::wait([Some((timer.as_fd(), For::Reading))]).expect("poll");
+        timer.fired();
+        assert_eq!(timer.armed, None);
     }
 }

@@ -1,5 +1,6 @@
 //! Memory, descriptors and connections have bounds.
 use super::lab;
+use super::lab::process::{assert_growth_below, rss_kib};
 use super::rig::*;
 use socket2::{Domain, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
@@ -8,11 +9,8 @@ use std::sync::{Mutex, mpsc};
 use std::thread::{self};
 use std::time::{Duration, Instant};
 
-/// Resident memory of this process in KiB.
-fn rss() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("procfs");
-    let line = status.lines().find(|l| l.starts_with("VmRSS")).expect("the line");
-    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
+fn own_pid() -> i32 {
+    std::process::id().try_into().expect("process ids fit")
 }
 
 #[test]
@@ -23,7 +21,7 @@ fn slow_readers_block_the_sender_and_cost_little_memory() {
         let mut s = spec(vec![balancer(0, false, &[address])]);
         s.limits.pipes = 4; // so that most are blocked while copying
         let rig = Rig::with(s);
-        let before = rss();
+        let before = rss_kib(own_pid());
         let pairs: Vec<_> = (0..20).map(|_| (rig.connect(), taken.recv_timeout(LONG).expect("connected"))).collect();
         let pattern = Pattern::new(6);
         let mut sent = Vec::new();
@@ -42,10 +40,9 @@ fn slow_readers_block_the_sender_and_cost_little_memory() {
             }
             assert!(sent.iter().all(|&n| n < 64 << 20), "the sender is never blocked");
         }
-        let grown = rss().saturating_sub(before);
         let (total, pipes) = (sent.iter().sum::<u64>() >> 20, rig.ask(|c| c.pipes().0));
-        eprintln!("20 blocked flows swallowed {total} MiB in kernel buffers, {pipes} pipes; RSS grew by {grown} KiB");
-        assert!(grown < 6 << 10, "grew by {grown} KiB");
+        let what = format!("20 blocked flows swallowed {total} MiB in kernel buffers, {pipes} pipes");
+        assert_growth_below(6 << 10, own_pid(), before, &what);
         for ((mut c, s), sent) in pairs.into_iter().zip(sent) {
             drop(s);
             assert_eq!(pattern.check(&mut c, 0, u64::MAX), sent, "and the reader gets it all");
@@ -60,13 +57,16 @@ fn idle_connections_cost_little_memory() {
         let (address, taken) = taker();
         let rig = Rig::new(&[address]);
         one_echo_pair(&rig, &taken);
-        let before = (rss(), rig.ask(|c| c.open_connections()));
+        let before = rss_kib(own_pid());
         // Sockets of both ends live in this process too; they cost the kernel, not RSS. The backend's threads do: keep few.
         let held: Vec<_> = (0..3000).map(|_| (rig.connect(), taken.recv_timeout(LONG).expect("connected"))).collect();
         rig.until("all are connected", |s| s.backends[0].open == 3000);
-        let grown = rss().saturating_sub(before.0);
-        eprintln!("3000 idle connections: RSS of forwarder and test together grew by {grown} KiB");
-        assert!(grown < 3000, "less than 1 KiB each, the test's own side included");
+        assert_growth_below(
+            3000,
+            own_pid(),
+            before,
+            "3000 idle connections, less than 1 KiB each, the test's own side included",
+        );
         drop(held);
         rig.until("all are closed", |s| s.open == 0);
     });

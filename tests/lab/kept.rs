@@ -1,6 +1,7 @@
 //! A keeper without a daemon: the test plays the daemon over the socket pair.
 #![allow(unsafe_code)] // fork, which the keeper's own process needs
 
+use super::patient;
 use kube_vip::reactor;
 use kube_vip::sys::clock::{self, Instant};
 use kube_vip::vip::{self, Child, GoneWhy, Keeper, KeeperLink, KeeperSpec, Order, Report, VoteKey};
@@ -10,7 +11,7 @@ use nix::unistd::{ForkResult, Pid};
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// The longest hold of these keepers.
+/// The longest hold of these keepers: shorter than the address's own lifetime.
 pub const HOLD: Duration = Duration::from_millis(500);
 
 pub const fn ms(n: u64) -> Duration {
@@ -35,7 +36,7 @@ pub fn spec(interface: &str, vip: IpAddr) -> KeeperSpec {
 pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) -> Duration {
     let start = clock::now();
     while !done() {
-        assert!(clock::now() - start < Duration::from_secs(20), "waited 20 s for {what}");
+        assert!(clock::now() - start < patient(Duration::from_secs(20)), "waited 20 s (or longer, see `patient`) for {what}");
         std::thread::sleep(ms(2));
     }
     clock::now() - start
@@ -119,13 +120,16 @@ impl Kept {
         let start = clock::now();
         while !done() {
             assert_eq!(self.report(ms(20)), None, "an undisturbed hold has no news");
-            assert!(clock::now() - start < Duration::from_secs(20), "waited 20 s for {what}");
+            assert!(
+                clock::now() - start < patient(Duration::from_secs(20)),
+                "waited 20 s (or longer, see `patient`) for {what}"
+            );
         }
     }
 
     pub fn expect(&mut self, what: &str, wanted: impl Fn(&Report) -> bool) -> Report {
         let mut others = Vec::new();
-        while let Some(r) = self.report(Duration::from_secs(10)) {
+        while let Some(r) = self.report(patient(Duration::from_secs(10))) {
             if wanted(&r) {
                 return r;
             }

@@ -25,6 +25,7 @@ pub use node::{Cluster, Node, NodeConfig, STEADY};
 pub use observe::{ArpWatch, Capture, Prober};
 pub use process::Process;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -120,6 +121,7 @@ const SWITCHES: [(&str, &str, &str); 3] = [
 ];
 
 fn inside(limit: Duration, body: impl FnOnce()) {
+    let limit = patient(limit);
     private_directories();
     std::thread::spawn(move || {
         std::thread::sleep(limit);
@@ -152,9 +154,40 @@ pub fn sh(line: &str) -> String {
     text
 }
 
-/// Asks `condition` again and again until it gives a value, and returns it; panics with `what` and all logs after `limit`.
+/// How long to wait on this machine for what takes at most `limit` on an ordinary one: `$KUBE_VIP_TEST_SLOW` times as long, e.g. 4
+/// under an emulator. For what must come at last, never for what must not happen.
+pub fn patient(limit: Duration) -> Duration {
+    limit * slowness()
+}
+
+fn slowness() -> u32 {
+    let text = std::env::var("KUBE_VIP_TEST_SLOW").unwrap_or_default();
+    if text.is_empty() { 1 } else { text.parse().expect("KUBE_VIP_TEST_SLOW is a whole number") }
+}
+
+/// The timing of nodes where a test asks for none: the preset `lan`, or as many times slower as this machine is.
+pub fn usual_timing() -> String {
+    match slowness() {
+        1 => "lan".to_owned(),
+        n => format!("{{heartbeat: {}ms, lease: {}ms}}", 50 * n, 250 * n),
+    }
+}
+
+/// Says that this test, or a part of it, can't work on this machine, and why; scripts/test shows these lines at its end.
+pub fn skip(why: &str) {
+    let test = std::env::var(INSIDE).ok().or_else(|| std::thread::current().name().map(str::to_owned)).unwrap_or_default();
+    println!("SKIP {test}: {why}");
+    let Some(file) = std::env::var_os("KUBE_VIP_TEST_SKIPPED") else { return };
+    let file = std::fs::File::options().append(true).create(true).open(file);
+    file.and_then(|mut file| file.write_all(format!("{test}: {why}\n").as_bytes()))
+        .expect("the list of skipped tests is writable");
+}
+
+/// Asks `condition` again and again until it gives a value, and returns it; panics with `what` and all logs after `limit`
+/// (a slow machine's, see [`patient`]).
 #[track_caller]
 pub fn wait_for<T>(what: &str, limit: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
+    let limit = patient(limit);
     let end = Instant::now() + limit;
     loop {
         if let Some(value) = condition() {

@@ -2,7 +2,7 @@
 
 use super::net::{VIP4, VIP6};
 use super::process::{alive, children};
-use super::{Host, LAB_DIR, Lab, Process, secs, wait_for, wait_until};
+use super::{Host, LAB_DIR, Lab, Process, secs, usual_timing, wait_for, wait_until};
 use kube_vip::status::Snapshot;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -49,7 +49,7 @@ impl NodeConfig {
             vip: VIP4.into(),
             announce: true,
             single: true,
-            timing: "lan".to_owned(),
+            timing: usual_timing(),
             balancers: Vec::new(),
             extra: Vec::new(),
         }

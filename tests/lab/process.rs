@@ -1,6 +1,6 @@
 //! Started programs: ended by their own id on drop, output kept in a file that a failing test prints.
 
-use super::{LAB_DIR, wait_for};
+use super::{LAB_DIR, skip, wait_for};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::cell::RefCell;
@@ -105,6 +105,31 @@ pub fn proc_status(pid: i32, key: &str) -> String {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_else(|e| panic!("process {pid}: {e}"));
     let line = text.lines().find_map(|l| l.strip_prefix(key)?.strip_prefix(':'));
     line.unwrap_or_else(|| panic!("no {key} in /proc/{pid}/status")).trim().to_owned()
+}
+
+/// Whether a process runs under QEMU's user mode, so that what the kernel says of its memory is the emulator's.
+pub fn emulated(pid: i32) -> bool {
+    // By way of its first thread: QEMU itself answers a program's question for its own /proc/PID/exe.
+    let exe = std::fs::read_link(format!("/proc/{pid}/task/{pid}/exe")).unwrap_or_default();
+    exe.file_name().is_some_and(|name| name.to_string_lossy().starts_with("qemu-"))
+}
+
+/// How many threads a process has, an emulator's own one not counted.
+#[track_caller]
+pub fn threads(pid: i32) -> u32 {
+    let all: u32 = proc_status(pid, "Threads").parse().expect("a number");
+    all - u32::from(emulated(pid))
+}
+
+/// Panics if a process has grown by more than `bound` KiB since its resident memory was `before`. Not under an emulator.
+#[track_caller]
+pub fn assert_growth_below(bound: u64, pid: i32, before: u64, what: &str) {
+    if emulated(pid) {
+        return skip("memory (all else is tested): what is resident is the emulator's");
+    }
+    let grown = rss_kib(pid).saturating_sub(before);
+    println!("{what}: grew by {grown} KiB");
+    assert!(grown < bound, "{what}: grew by {grown} KiB, bound {bound}");
 }
 
 /// Resident memory of a process in KiB.
