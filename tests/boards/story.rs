@@ -1,0 +1,235 @@
+//! What happens to the boards, in order.
+
+use super::board::Board;
+use super::lab::net::VIP4;
+use super::lab::{Host, Lab, process, secs, wait_for, wait_until};
+use super::machine::Machine;
+use super::options::Options;
+use super::transfer::Servers;
+use super::view::View;
+use std::time::{Duration, Instant};
+
+/// After a move: so long it is watched for a second answer.
+const AFTER: Duration = secs(1);
+
+/// Everything that the story needs.
+struct Stage {
+    boards: Vec<Board>,
+    boots: [usize; 3],
+    client: Host,
+    servers: Servers,
+    view: View,
+    machine: Machine,
+    mib: u64,
+    faults: Vec<String>,
+    moves: Vec<String>,
+}
+
+/// Tells the whole story; the exit code.
+pub fn tell(options: &Options) -> i32 {
+    let mut stage = Stage::new(options);
+    stage.first_holder(options.fence);
+    stage.kill_processes(options.fence);
+    stage.partition();
+    stage.power_cut();
+    stage.planned_stop();
+    stage.verdict()
+}
+
+/// A line of what is done.
+fn step(text: &str) {
+    println!("▸ {text}");
+}
+
+fn note(text: &str) {
+    println!("  {text}");
+}
+
+impl Stage {
+    fn new(options: &Options) -> Stage {
+        let lab = Lab::new();
+        let [client, observer] = ["client", "observer"].map(|name| lab.host(name));
+        let web = ["web1", "web2"].map(|name| lab.host(name)); // 10.99.0.3 and .4, as config.yaml has them
+        let servers = Servers::start(&web, options.mib << 20);
+        let mut boards: Vec<Board> = (1..=3).map(|n| Board::new(options.machine, &options.dir, n)).collect();
+        boards.iter_mut().for_each(Board::power_on);
+        let view = View::start(&client, &observer, &boards);
+        let (machine, mib) = (options.machine, options.mib);
+        Stage { boards, boots: [1; 3], client, servers, view, machine, mib, faults: Vec::new(), moves: Vec::new() }
+    }
+
+    fn first_holder(&mut self, fence: bool) {
+        step("three boards are switched on");
+        for (board, boots) in self.boards.iter().zip(self.boots) {
+            note(&format!("{} has booted: {}", board.id(), board.booted(boots)));
+        }
+        let holder = self.view.wait_holder(None, self.machine.patience());
+        note(&format!("{:.1} s after power on {} answers for {VIP4}", self.view.at(Instant::now()), self.boards[holder].id()));
+        self.wait_all_in();
+        self.tell_fences(fence);
+        self.transfer();
+    }
+
+    fn tell_fences(&mut self, wanted: bool) {
+        for board in &mut self.boards {
+            let status = wait_for("kube-vip status answers", self.machine.patience(), || board.status());
+            let what = match (&status.fence_problem, status.fenced) {
+                (_, true) => "kernel fence in place".to_owned(),
+                (Some(why), _) => format!("no kernel fence: {why}"),
+                (None, _) => "no kernel fence".to_owned(),
+            };
+            note(&format!("kube-vip status on {}: {}, {what}", status.id, status.role));
+            if status.fenced != wanted {
+                self.faults.push(format!("{}: {what}", status.id));
+            }
+        }
+    }
+
+    /// Nobody is left to remove anything: the kernel's fence silences the VIP, the address's lifetime removes it.
+    fn kill_processes(&mut self, fence: bool) {
+        let (old, at) = self.fault("kill -9 of both processes of", |board| drop(board.ask("kill", "killed")));
+        self.moved("kill -9 of everything", old, at);
+        let had = self.has_vip(old);
+        wait_until("the dead node's kernel has removed the VIP", self.machine.patience(), || !self.has_vip(old));
+        let id = self.boards[old].id();
+        let what = match (had, fence) {
+            (true, true) => "still had the address when the next one answered, and was silent",
+            (true, false) => "still had the address when the next one answered",
+            (false, _) => "had removed the address by then",
+        };
+        note(&format!("{id}'s kernel {what}; gone at the latest {:.1} s after the kill", at.elapsed().as_secs_f64()));
+        self.boards[old].ask("start", "started");
+        self.returned(old, "is started again");
+    }
+
+    /// The leader hears nobody and nobody hears it, but its link stays up.
+    fn partition(&mut self) {
+        let (old, at) = self.fault("the network loses", |board| board.detach());
+        self.moved("partition", old, at);
+        let has = self.has_vip(old);
+        note(&format!(
+            "{} alone: its kernel {} the address",
+            self.boards[old].id(),
+            if has { "STILL HAS" } else { "no longer has" }
+        ));
+        if has {
+            self.faults.push(format!("{} kept the VIP in a partition", self.boards[old].id()));
+        }
+        self.boards[old].attach();
+        self.returned(old, "is back on the network");
+    }
+
+    fn power_cut(&mut self) {
+        let (old, at) = self.fault("power cut of", Board::cut_power);
+        self.moved("power cut", old, at);
+        self.boards[old].power_on();
+        self.boots[old] += 1;
+        note(&format!("{} has booted again: {}", self.boards[old].id(), self.boards[old].booted(self.boots[old])));
+        self.returned(old, "is back");
+    }
+
+    fn planned_stop(&mut self) {
+        let mut code = String::new();
+        let (old, at) = self.fault("poweroff, in order, of", |board| code = board.shut_down());
+        self.moved("planned stop", old, at);
+        note(&format!("{}'s kube-vip ended with exit code {code}", self.boards[old].id()));
+        if code != "0" {
+            self.faults.push(format!("a planned stop ended with exit code {code}"));
+        }
+    }
+
+    /// Does something to the board that answers; which one, and when.
+    fn fault(&mut self, what: &str, act: impl FnOnce(&mut Board)) -> (usize, Instant) {
+        let old = self.view.wait_holder(None, self.machine.patience());
+        step(&format!("{what} {}, which answers", self.boards[old].id()));
+        let at = Instant::now();
+        act(&mut self.boards[old]);
+        (old, at)
+    }
+
+    /// Waits for the next holder, and tells.
+    fn moved(&mut self, what: &str, old: usize, at: Instant) {
+        let new = self.view.wait_holder(Some(old), self.machine.patience());
+        std::thread::sleep(AFTER); // not a wait for anything
+        let span = |to: Option<Instant>| to.map_or("never".to_owned(), |to| format!("{} ms", (to - at).as_millis()));
+        let last = self.view.answered(old, at).map(|(_, last)| last);
+        let first = self.view.answered(new, at).map(|(first, _)| first);
+        let (old, new) = (self.boards[old].id(), self.boards[new].id());
+        let gap = format!("no ping answered for {} ms", self.view.outage(at).as_millis());
+        note(&format!("{old} answered last after {}, {new} first after {}; {gap}", span(last), span(first)));
+        self.moves.push(format!("{what}: {old} → {new}, {gap}"));
+        self.transfer();
+    }
+
+    /// The old one is in again; that must not move the VIP.
+    fn returned(&mut self, board: usize, what: &str) {
+        let at = Instant::now();
+        self.wait_all_in();
+        let gap = self.view.outage(at).as_millis();
+        note(&format!(
+            "{} {what}; in after {:.1} s, meanwhile the longest silence was {gap} ms",
+            self.boards[board].id(),
+            at.elapsed().as_secs_f64()
+        ));
+    }
+
+    /// Every board that is on follows or leads, under one leader, and is connected with all others.
+    fn wait_all_in(&mut self) {
+        let limit = self.machine.patience();
+        wait_until("all boards are in", limit, || {
+            let views: Vec<_> = self.boards.iter_mut().filter(|b| b.is_on()).map(Board::status).collect();
+            let Some(views) = views.into_iter().collect::<Option<Vec<_>>>() else { return false };
+            views.iter().all(|v| {
+                ["leader", "follower"].contains(&v.role.as_str())
+                    && v.leader == views[0].leader
+                    && v.peers.iter().all(|p| p.problem.is_none())
+            })
+        });
+    }
+
+    fn has_vip(&mut self, board: usize) -> bool {
+        self.boards[board].ask("addresses", "addresses ").contains(&format!(" {VIP4}/"))
+    }
+
+    fn transfer(&mut self) {
+        match self.servers.transfer(&self.client) {
+            Ok(times) => note(&format!(
+                "{} MiB through the VIP, unchanged: down in {:.1} s, up in {:.1} s",
+                self.mib,
+                times.down.as_secs_f64(),
+                times.up.as_secs_f64()
+            )),
+            Err(why) => {
+                note(&format!("a transfer through the VIP FAILED: {why}"));
+                self.faults.push(format!("transfer: {why}"));
+            }
+        }
+    }
+
+    fn verdict(&mut self) -> i32 {
+        step("who answered for the VIP (seconds after power on)");
+        self.view.story().iter().for_each(|line| note(line));
+        self.moves.iter().for_each(|line| note(line));
+        let (proven, all) = self.view.doubles();
+        match (proven, all) {
+            (0, 0) => note("no question was answered by two"),
+            (0, all) => {
+                note(&format!("{all} questions had two answers, asked before the VIP had moved: they waited in an emulator"))
+            }
+            _ => self
+                .faults
+                .push(format!("two boards answered for the VIP at once: {proven} questions prove it, {all} had two answers")),
+        }
+        for board in &self.boards {
+            if board.lines_with("panicked at") > 0 {
+                self.faults.push(format!("{}: the program panicked", board.id()));
+            }
+        }
+        if self.faults.is_empty() {
+            return 0;
+        }
+        self.faults.iter().for_each(|fault| println!("FAILED {fault}"));
+        process::print_logs();
+        1
+    }
+}
