@@ -79,6 +79,11 @@ impl View {
         (proven.count(), doubles.len())
     }
 
+    /// How often another board than before answered.
+    pub fn changes(&self) -> usize {
+        self.watch.answers().windows(2).filter(|w| w[0].mac != w[1].mac).count()
+    }
+
     /// Who answered from when to when, a line for each stretch.
     pub fn story(&self) -> Vec<String> {
         let answers = self.watch.answers();
