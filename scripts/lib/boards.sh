@@ -1,9 +1,9 @@
 # For scripts/boards: Debian's kernel and busybox for another architecture, unpacked (nothing is installed), and an initramfs of them.
 # Sourced by bash, after common.sh.
 
-# board_of MACHINE: sets architecture (Debian's), kernel (package), emulator, target (Rust's), interface, modules.
+# board_of MACHINE: sets architecture (Debian's), kernel (package), emulator, target (Rust's), interface, modules, preset (timing).
 board_of() {
-    interface=eth0
+    interface=eth0 preset=wifi
     modules=(virtio_mmio virtio_net virtio_blk crc32c_generic ext4)
     case $1 in
     virt) architecture=arm64 kernel=linux-image-cloud-arm64 emulator=qemu-system-aarch64 target=aarch64-unknown-linux-musl ;;
@@ -11,7 +11,8 @@ board_of() {
     raspi3b)
         architecture=arm64 kernel=linux-image-arm64 emulator=qemu-system-aarch64 target=aarch64-unknown-linux-musl
         interface=usb0
-        modules=(phy_generic dwc2 usbnet cdc_ether)
+        modules=(phy_generic dwc2 usbnet cdc_ether bcm2835_wdt) # the last one can switch it off
+        preset='{heartbeat: 1s, lease: 8s}' # its USB costs the emulator so much that wifi is too short for three
         ;;
     *) die "no machine $1" 'there are: virt, raspi3b, armv7' ;;
     esac
@@ -77,7 +78,7 @@ assemble() {
     mv "$root/bin/${binary##*/}" "$root/bin/kube-vip" 2>/dev/null || true # the same name already
     cp tests/boards/init "$root/init"
     sed -e "s/INTERFACE/$interface/" -e "s/TIMING/$timing/" tests/boards/config.yaml >"$root/etc/kube-vip/config.yaml"
-    [[ $fence == no ]] || modules+=(nf_tables)
+    [[ $fence == no ]] || modules+=(crc32c_generic nf_tables)
     packed=' '
     : >"$root/modules/order"
     local name

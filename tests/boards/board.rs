@@ -59,8 +59,8 @@ impl Board {
         let mac = super::lab::net::mac_text(self.mac());
         let mut qemu = self.machine.emulator(&self.dir, &self.tap(), &mac, &self.disk());
         qemu.arg("-append").arg(format!(
-            "console=ttyAMA0,115200 quiet panic=-1 BOARD_ID={} BOARD_ADDRESS=10.99.0.1{}/24 BOARD_INTERFACE={}",
-            self.id(),
+            "console={},115200 quiet panic=-1 BOARD_ADDRESS=10.99.0.1{}/24 BOARD_INTERFACE={}",
+            self.machine.console(),
             self.number,
             self.machine.interface()
         ));

@@ -36,6 +36,16 @@ impl Machine {
         Duration::from_secs(if self == Machine::Raspi3b { 240 } else { 90 })
     }
 
+    /// Time between two pings and two ARP questions. Each costs every board an interrupt, which is much for an emulated one.
+    pub fn pace(self) -> Duration {
+        Duration::from_millis(if self == Machine::Raspi3b { 50 } else { 10 })
+    }
+
+    /// The serial port that is the console. A Pi's first one belongs to its Bluetooth chip.
+    pub fn console(self) -> &'static str {
+        if self == Machine::Raspi3b { "ttyS1" } else { "ttyAMA0" }
+    }
+
     /// The longest that a whole run may take.
     pub fn limit(self) -> Duration {
         self.patience() * 10
@@ -49,6 +59,9 @@ impl Machine {
             Machine::Armv7 => qemu.args(["-M", "virt", "-cpu", "cortex-a15", "-m", "128"]),
             Machine::Raspi3b => qemu.args(["-M", "raspi3b"]).arg("-dtb").arg(dir.join("board.dtb")),
         };
+        if self == Machine::Raspi3b {
+            qemu.args(["-serial", "null"]);
+        }
         qemu.args(["-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot"]);
         qemu.arg("-kernel").arg(dir.join("kernel")).arg("-initrd").arg(dir.join("initrd"));
         qemu.args(["-netdev", &format!("tap,id=net,ifname={tap},script=no,downscript=no")]);

@@ -54,7 +54,7 @@ impl Stage {
         let servers = Servers::start(&web, options.mib << 20);
         let mut boards: Vec<Board> = (1..=3).map(|n| Board::new(options.machine, &options.dir, n)).collect();
         boards.iter_mut().for_each(Board::power_on);
-        let view = View::start(&client, &observer, &boards);
+        let view = View::start(&client, &observer, &boards, options.machine.pace());
         let (machine, mib) = (options.machine, options.mib);
         Stage { boards, boots: [1; 3], client, servers, view, machine, mib, faults: Vec::new(), moves: Vec::new() }
     }

@@ -23,9 +23,10 @@ const NEAR: Duration = ms(2000);
 
 impl View {
     /// Starts watching.
-    pub fn start(client: &Host, observer: &Host, boards: &[Board]) -> View {
+    pub fn start(client: &Host, observer: &Host, boards: &[Board], every: Duration) -> View {
         let macs = boards.iter().map(Board::mac).collect();
-        View { watch: ArpWatch::start(observer, VIP4), prober: Prober::start(client, VIP4), macs, began: Instant::now() }
+        let watch = ArpWatch::start_every(observer, VIP4, every);
+        View { watch, prober: Prober::start_every(client, VIP4, every), macs, began: Instant::now() }
     }
 
     /// Seconds since it began.
