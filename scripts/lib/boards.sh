@@ -1,9 +1,10 @@
 # For scripts/boards: Debian's kernel and busybox for another architecture, unpacked (nothing is installed), and an initramfs of them.
 # Sourced by bash, after common.sh.
 
-# board_of MACHINE: sets architecture (Debian's), kernel (package), emulator, target (Rust's), interface, modules, preset (timing).
+# board_of MACHINE: sets architecture (Debian's), kernel (package), emulator, target (Rust's), interface, modules, preset
+# (timing), amount (MiB).
 board_of() {
-    interface=eth0 preset=wifi
+    interface=eth0 preset=wifi amount=8
     modules=(virtio_mmio virtio_net virtio_blk crc32c_generic ext4)
     case $1 in
     virt) architecture=arm64 kernel=linux-image-cloud-arm64 emulator=qemu-system-aarch64 target=aarch64-unknown-linux-musl ;;
@@ -12,7 +13,7 @@ board_of() {
         architecture=arm64 kernel=linux-image-arm64 emulator=qemu-system-aarch64 target=aarch64-unknown-linux-musl
         interface=usb0
         modules=(phy_generic dwc2 usbnet cdc_ether bcm2835_wdt) # the last one can switch it off
-        preset='{heartbeat: 1s, lease: 8s}' # its USB costs the emulator so much that wifi is too short for three
+        preset='{heartbeat: 1s, lease: 8s}' amount=1 # its USB costs the emulator so much that wifi is too short for three
         ;;
     *) die "no machine $1" 'there are: virt, raspi3b, armv7' ;;
     esac

@@ -68,7 +68,9 @@ impl Stage {
         note(&format!("{:.1} s after power on {} answers for {VIP4}", self.view.at(Instant::now()), self.boards[holder].id()));
         self.wait_all_in();
         self.tell_fences(fence);
+        let before = self.pipes(holder);
         self.transfer();
+        note(&format!("the daemon of {} has {before} pipes before, {} after", self.boards[holder].id(), self.pipes(holder)));
     }
 
     fn tell_fences(&mut self, wanted: bool) {
@@ -191,6 +193,11 @@ impl Stage {
                     && v.peers.iter().all(|p| p.problem.is_none())
             })
         });
+    }
+
+    /// It makes a pipe when it first splices, and keeps it.
+    fn pipes(&mut self, board: usize) -> String {
+        self.boards[board].ask("pipes", "pipes ")
     }
 
     fn has_vip(&mut self, board: usize) -> bool {
