@@ -3,7 +3,7 @@
 
 use super::net::mac_text;
 use super::packet::{Arp, BROADCAST, PacketSocket, icmp6_type, wait_readable};
-use super::{Host, process, wait_for};
+use super::{Host, ms, process, wait_for};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::collections::BTreeSet;
 use std::io::Read;
@@ -78,7 +78,12 @@ impl ArpLog {
 impl ArpWatch {
     /// Watches `vip` from `host`.
     pub fn start(host: &Host, vip: Ipv4Addr) -> ArpWatch {
-        ArpWatch { watcher: Watcher::start(host, move |log, stop, ready| watch_arp(vip, log, stop, ready)) }
+        ArpWatch::start_every(host, vip, ms(10))
+    }
+
+    /// [`ArpWatch::start`] with another time between two questions, for hosts that are slow.
+    pub fn start_every(host: &Host, vip: Ipv4Addr, every: Duration) -> ArpWatch {
+        ArpWatch { watcher: Watcher::start(host, move |log, stop, ready| watch_arp(vip, every, log, stop, ready)) }
     }
 
     /// How many questions were asked so far.
@@ -171,7 +176,7 @@ impl ArpWatch {
 
 /// The question's number is the sender MAC of an ARP probe (RFC 5227: sender IP 0), so an answer names the question it belongs
 /// to, however late it comes, and no host learns anything about us from it.
-fn watch_arp(vip: Ipv4Addr, log: &Mutex<ArpLog>, stop: &AtomicBool, ready: &dyn Fn()) {
+fn watch_arp(vip: Ipv4Addr, every: Duration, log: &Mutex<ArpLog>, stop: &AtomicBool, ready: &dyn Fn()) {
     let socket = PacketSocket::open();
     ready();
     let mut next = Instant::now();
@@ -186,7 +191,7 @@ fn watch_arp(vip: Ipv4Addr, log: &Mutex<ArpLog>, stop: &AtomicBool, ready: &dyn 
         let asker = [0x0a, 0x51, n[0], n[1], n[2], n[3]];
         let question = Arp { op: 1, sha: asker, spa: Ipv4Addr::UNSPECIFIED, tha: [0; 6], tpa: vip };
         socket.send(&question.frame(BROADCAST, socket.mac));
-        next = (next + Duration::from_millis(10)).max(Instant::now());
+        next = (next + every).max(Instant::now());
         while let Some(length) = socket.receive(&mut buffer, next) {
             let Some(arp) = Arp::parse(&buffer[..length]) else { continue };
             if arp.op == 2 && arp.spa == vip && arp.tha[..2] == [0x0a, 0x51] {
@@ -224,8 +229,13 @@ impl Prober {
 
     /// Probes `target` (IPv4 or IPv6) from `host`.
     pub fn start(host: &Host, target: impl Into<IpAddr>) -> Prober {
+        Prober::start_every(host, target, Prober::EVERY)
+    }
+
+    /// [`Prober::start`] with another time between two probes, for hosts that are slow.
+    pub fn start_every(host: &Host, target: impl Into<IpAddr>, every: Duration) -> Prober {
         let target = target.into();
-        Prober { watcher: Watcher::start(host, move |log, stop, ready| probe(target, log, stop, ready)) }
+        Prober { watcher: Watcher::start(host, move |log, stop, ready| probe(target, every, log, stop, ready)) }
     }
 
     /// Everything sent so far.
@@ -261,7 +271,7 @@ impl Prober {
     }
 }
 
-fn probe(target: IpAddr, log: &Mutex<Vec<Probe>>, stop: &AtomicBool, ready: &dyn Fn()) {
+fn probe(target: IpAddr, every: Duration, log: &Mutex<Vec<Probe>>, stop: &AtomicBool, ready: &dyn Fn()) {
     let (domain, protocol) = match target {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6),
@@ -280,7 +290,7 @@ fn probe(target: IpAddr, log: &Mutex<Vec<Probe>>, stop: &AtomicBool, ready: &dyn
         };
         // Unreachable, queue full, link down: not answered, which is what is measured.
         let _ = socket.send_to(&echo_request(target, number), &to);
-        next = (next + Prober::EVERY).max(Instant::now());
+        next = (next + every).max(Instant::now());
         while wait_readable(&socket, next) {
             let Ok(length) = socket.read(&mut buffer) else { continue };
             let Some(number) = echo_reply(target, &buffer[..length]) else { continue };
