@@ -164,13 +164,13 @@ fn each_node_of_a_cluster_tells_its_role() {
         let all = [first, start(&managers, 1), start(&managers, 2)];
         let vip = lab::net::VIP4;
         let holder = wait_for("one of them holds", secs(30), || (0..3).find(|&i| hosts[i].has(vip)));
-        for i in 0..3 {
+        for (i, manager) in managers.iter_mut().enumerate() {
             let role = match i == holder {
                 true => "STATUS=leader, holds 10.99.0.100/32 on eth0".to_owned(),
                 false => format!("STATUS=follower of {}", hosts[holder].name()),
             };
-            managers[i].wait_for(&role, secs(30));
-            managers[i].wait_for("READY=1", secs(1));
+            manager.wait_for(&role, secs(30));
+            manager.wait_for("READY=1", secs(1));
         }
         all[holder].signal(Signal::SIGTERM);
         assert!(all[holder].wait_exit(secs(15)).success());

@@ -136,7 +136,7 @@ impl Service {
     ) -> T {
         let Some(manager) = &self.manager else { return work.await };
         let feed = manager.watchdog().map(|limit| limit / 4);
-        feed.filter(|feed| *feed < WAKES).map(wake_each);
+        feed.filter(|feed| *feed < WAKES).into_iter().for_each(wake_each);
         let look = feed.map_or(LOOK, |feed| feed.min(LOOK));
         let mut work = pin!(work);
         poll_fn(|context| {
