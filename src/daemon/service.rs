@@ -180,6 +180,10 @@ fn wake_each(time: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reactor;
+    use smol::LocalExecutor;
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    use std::rc::Rc;
 
     fn at(ms: u64) -> Instant {
         Instant::from_nanos(ms * 1_000_000)
@@ -248,5 +252,36 @@ mod tests {
         assert_eq!(told.lines(at(2800), feed, false, &led_by("n3")), "STATUS=follower of n3\nWATCHDOG=1");
         assert_eq!(told.lines(at(5200), feed, false, &led_by("n3")), "");
         assert_eq!(told.lines(at(5300), feed, false, &led_by("n3")), "WATCHDOG=1");
+    }
+
+    #[test]
+    fn a_loop_that_hangs_falls_silent() {
+        let path = std::env::temp_dir().join(format!("kube-vip-service-{}", std::process::id()));
+        let listener = UnixDatagram::bind(&path).expect("the temporary directory is writable");
+        listener.set_nonblocking(true).expect("a socket");
+        let fed = || {
+            let mut buffer = [0; 256];
+            let all = std::iter::from_fn(|| listener.recv(&mut buffer).ok().map(|n| buffer[..n].ends_with(b"WATCHDOG=1")));
+            all.filter(|fed| *fed).count()
+        };
+        let address = SocketAddr::from_pathname(&path).expect("a short path");
+        let service = Service::new(Some(Manager::open(address, Some(Duration::from_millis(40))).expect("a socket")));
+        let work = async {
+            for _ in 0..3 {
+                while fed() == 0 {
+                    runtime::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            fed();
+            std::thread::sleep(Duration::from_millis(400)); // the hang: ten times its watchdog
+            assert_eq!(fed(), 0, "somebody else feeds it");
+            while fed() == 0 {
+                runtime::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let executor = Rc::new(LocalExecutor::new());
+        let _entered = runtime::enter(runtime::real(executor.clone()));
+        reactor::block_on(executor.run(service.attend(work, || false, node))).expect("a reactor");
+        std::fs::remove_file(path).expect("removed");
     }
 }

@@ -36,7 +36,11 @@ impl Manager {
             .map_err(|e| format!("can't tell the service manager anything at NOTIFY_SOCKET={}: {e}", name.display()))
     }
 
-    fn open(address: SocketAddr, watchdog: Option<Duration>) -> io::Result<Self> {
+    /// The manager at this address; `watchdog` as in [`Manager::watchdog`].
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn open(address: SocketAddr, watchdog: Option<Duration>) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
         Ok(Self { socket, address, watchdog })
