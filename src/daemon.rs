@@ -12,6 +12,7 @@ mod fitness; // what speaks against holding
 mod guard; // where the keeper hangs or dies
 pub mod holder; // between cluster, keeper and balancer
 mod reach; // whether a backend is reached
+mod service; // what the service manager is told
 mod single; // the clock of a node alone
 mod stop; // the way out
 
@@ -21,11 +22,13 @@ use crate::config::Config;
 use crate::release::Key;
 use crate::status::{self, PeerStatus, Snapshot};
 use crate::sys::clock::{Instant, now};
+use crate::sys::notify::Manager;
 use crate::sys::signal::Signals;
 use crate::vip::{KeeperLink, KeeperSide, Notify};
 use holder::{Holder, Lead};
 use log::{error, warn};
 use reach::Tracker;
+use service::{Service, Standing};
 use single::Single;
 pub use single::hold_of;
 use smol::LocalExecutor;
@@ -34,16 +37,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Runs the daemon until it is told to stop (true), or can't go on (false, with the reason in the log). `link` leads to the
-/// keeper; without one this node never holds.
-pub fn run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key) -> bool {
-    let ended = try_run(config, link, signals, key);
+/// keeper; without one this node never holds. `manager` started this program, and wants to know how it does.
+pub fn run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key, manager: Option<Manager>) -> bool {
+    let ended = try_run(config, link, signals, key, Service::new(manager));
     if let Err(why) = &ended {
         error!("{why}");
     }
     ended.is_ok()
 }
 
-fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key) -> Result<(), String> {
+fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key, service: Service) -> Result<(), String> {
     let executor = Rc::new(LocalExecutor::new());
     let _entered = runtime::enter(runtime::real(executor.clone()));
     let listener = status::socket::bind(&config.control_socket)?;
@@ -56,7 +59,7 @@ fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key)
             let asked = daemon.clone();
             runtime::spawn(async move { status::socket::serve(listener, &*asked).await });
         }
-        daemon.live(signals).await
+        service.attend(daemon.live(signals), || daemon.stopping.get(), || daemon.standing()).await
     });
     let _ = std::fs::remove_file(socket);
     ended.map_err(|e| format!("the event loop failed: {e}"))?
@@ -104,6 +107,20 @@ impl Daemon {
         let tracker = Tracker::start(&config, cluster.as_ref());
         let (commanded, stopping) = (Cell::new(false), Cell::new(false));
         Ok(Self { config, started: now(), cluster, holder, control, tracker, commanded, stopping })
+    }
+
+    fn standing(&self) -> Standing {
+        let view = self.cluster.as_ref().map(Cluster::view).unwrap_or_default();
+        Standing {
+            id: self.config.local.id.clone(),
+            alone: self.config.single_node,
+            quiet: view.role == "quiet",
+            leader: view.leader,
+            held: self.holder.held().is_some(),
+            may_hold: self.holder.fitness.get().may_hold(),
+            cordoned: self.holder.is_cordoned(),
+            vip: self.holder.name.clone(),
+        }
     }
 
     fn describe(&self) -> Snapshot {

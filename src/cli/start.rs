@@ -6,6 +6,7 @@ use super::{Exit, Start, logger};
 use crate::config::Config;
 use crate::daemon;
 use crate::release::Key;
+use crate::sys::notify::Manager;
 use crate::sys::process::Side;
 use crate::sys::signal::{STOP, Signals};
 use crate::sys::{caps, process};
@@ -28,7 +29,11 @@ pub fn run(args: &Start) -> Exit {
     for warning in warnings {
         log::warn!("{warning}");
     }
-    match threads.map_err(failed("count this process's threads")).and_then(|threads| start(config, threads)) {
+    let manager = Manager::take().unwrap_or_else(|why| {
+        log::warn!("{why}");
+        None
+    });
+    match threads.map_err(failed("count this process's threads")).and_then(|threads| start(config, threads, manager)) {
         Ok(exit) => exit,
         Err((exit, why)) => {
             error!("{why}");
@@ -65,11 +70,11 @@ fn gist(config: &Config) {
     );
 }
 
-fn start(config: Config, threads: usize) -> Result<Exit, Failure> {
+fn start(config: Config, threads: usize, manager: Option<Manager>) -> Result<Exit, Failure> {
     make_directories(&config)?;
     let key = Key::random().map_err(failed("read random numbers"))?;
     if config.disable_vip {
-        return run_daemon(config, None, key);
+        return run_daemon(config, None, key, manager);
     }
     let keeper = Keeper::open(&keeper_spec(&config, &key)).map_err(|e| (exit_of(e.kind), e.to_string()))?;
     let (ours, theirs) = vip::link::pair().map_err(failed("make a socket pair"))?;
@@ -77,10 +82,10 @@ fn start(config: Config, threads: usize) -> Result<Exit, Failure> {
         Side::Child => {
             // The keeper's descriptors hold the VIP's name on this host: they must not live on here.
             drop((keeper, ours));
-            run_daemon(config, Some(theirs), key)
+            run_daemon(config, Some(theirs), key, manager)
         }
         Side::Parent(pid) => {
-            drop(theirs);
+            drop((theirs, manager)); // a keeper that speaks would hide a daemon that hangs
             Ok(keep(keeper, ours, pid, config.user.is_some()))
         }
     }
@@ -101,7 +106,7 @@ fn keep(keeper: Keeper, link: End, pid: Pid, other_user: bool) -> Exit {
     Exit::from_code(exit.exit_code())
 }
 
-fn run_daemon(config: Config, link: Option<End>, key: Key) -> Result<Exit, Failure> {
+fn run_daemon(config: Config, link: Option<End>, key: Key, manager: Option<Manager>) -> Result<Exit, Failure> {
     let signals = Signals::open(&STOP).map_err(failed("open a signalfd"))?;
     if config.realtime {
         be_punctual();
@@ -109,7 +114,7 @@ fn run_daemon(config: Config, link: Option<End>, key: Key) -> Result<Exit, Failu
     caps::drop_to_unprivileged(config.user.as_deref(), config.group.as_deref())
         .map_err(|e| (Exit::Privileges, e.to_string()))?;
     let link = link.map(|end| KeeperLink::new(end, config.vip)).transpose().map_err(failed("use the socket to the keeper"))?;
-    Ok(if daemon::run(config, link, signals, key) { Exit::Fine } else { Exit::Failed })
+    Ok(if daemon::run(config, link, signals, key, manager) { Exit::Fine } else { Exit::Failed })
 }
 
 /// Runs before other work of the machine, and never waits for a page from a disk, as far as this machine allows.

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod epoll;
 pub mod ioctl;
 pub mod netlink;
+pub mod notify;
 pub mod packet;
 pub mod poll;
 pub mod process;
