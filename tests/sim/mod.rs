@@ -14,6 +14,7 @@ pub mod clock; // true time and each node's own
 pub mod daemon; // one daemon's process
 pub mod disk; // late jobs, torn writes
 pub mod env; // a daemon's surroundings
+pub mod episodes; // faults in an order that a broken rule does not survive
 pub mod faults; // what goes wrong, and when
 pub mod host; // one machine
 pub mod hub; // time, queue, record
