@@ -69,8 +69,8 @@ pub struct Faults {
     pub proofs: VecDeque<(usize, Rc<[u8]>)>,
     /// The mean pause between two faults.
     pause: Time,
-    /// How long the episode takes that has just begun.
-    pub busy: Time,
+    /// Until when the last episode takes.
+    pub busy_until: Time,
 }
 
 impl Faults {
@@ -83,7 +83,7 @@ impl Faults {
             healthy: vec![true; setup.nodes],
             proofs: VecDeque::new(),
             pause: SEC,
-            busy: 0,
+            busy_until: 0,
         }
     }
 
@@ -184,7 +184,7 @@ impl World {
             self.hub.note(usize::MAX, name, 0, 0);
         }
         let pause = self.faults.rng.spread(self.faults.pause / 10, self.faults.pause * 2);
-        let busy = if self.setup.directed { std::mem::take(&mut self.faults.busy) } else { 0 };
+        let busy = if self.setup.directed { self.faults.busy_until.saturating_sub(self.hub.now()) } else { 0 };
         self.hub.after(busy + pause, What::Fault);
     }
 
