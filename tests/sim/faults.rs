@@ -2,6 +2,7 @@
 
 use super::clock::{MS, SEC, Time};
 use super::daemon::Daemon;
+use super::episodes;
 use super::hub::What;
 use super::net::Trouble;
 use super::rng::Rng;
@@ -24,7 +25,7 @@ enum Lasting {
 }
 
 /// Which faults there are, how often each comes.
-const WEIGHTS: [(&str, u64); 26] = [
+const WEIGHTS: [(&str, u64); 29] = [
     ("loss", 4),
     ("delay", 5),
     ("repetition", 3),
@@ -51,11 +52,14 @@ const WEIGHTS: [(&str, u64); 26] = [
     ("forged proof", 2),
     ("old proof repeated", 2),
     ("another lease", 1),
+    (episodes::HELD_BACK, 2),
+    (episodes::RESTART, 2),
+    (episodes::FREEZE, 2),
 ];
 
 /// The faults under way.
 pub struct Faults {
-    rng: Rng,
+    pub rng: Rng,
     active: BTreeMap<u64, Lasting>,
     next: u64,
     /// Since when nothing more goes wrong, with whom nothing is wrong.
@@ -65,6 +69,8 @@ pub struct Faults {
     pub proofs: VecDeque<(usize, Rc<[u8]>)>,
     /// The mean pause between two faults.
     pause: Time,
+    /// Until when the last episode takes.
+    pub busy_until: Time,
 }
 
 impl Faults {
@@ -77,12 +83,13 @@ impl Faults {
             healthy: vec![true; setup.nodes],
             proofs: VecDeque::new(),
             pause: SEC,
+            busy_until: 0,
         }
     }
 
-    fn choose(&mut self, focus: &[&'static str]) -> &'static str {
-        if !focus.is_empty() && self.rng.chance(0.8) {
-            return self.rng.pick::<&str>(focus);
+    fn choose(&mut self, setup: &Setup) -> &'static str {
+        if !setup.focus.is_empty() && (setup.directed || self.rng.chance(0.8)) {
+            return self.rng.pick::<&str>(setup.focus);
         }
         let all: u64 = WEIGHTS.iter().map(|(_, weight)| weight).sum();
         let mut at = self.rng.below(all);
@@ -125,7 +132,7 @@ impl World {
         self.faults.calm_since = Some(now);
         self.check.calm(now);
         self.hub.note(usize::MAX, "calm begins", 0, 0);
-        if self.faults.rng.chance(0.4) {
+        if !self.setup.directed && self.faults.rng.chance(0.4) {
             for _ in 0..self.faults.rng.within(1, (self.setup.nodes as u64 - 1) / 2) {
                 self.break_one_for_good();
             }
@@ -171,13 +178,14 @@ impl World {
         if self.faults.calm_since.is_some() {
             return;
         }
-        let name = self.faults.choose(self.setup.focus);
+        let name = self.faults.choose(&self.setup);
         if self.inflict(name) {
             self.count(name);
             self.hub.note(usize::MAX, name, 0, 0);
         }
         let pause = self.faults.rng.spread(self.faults.pause / 10, self.faults.pause * 2);
-        self.hub.after(pause, What::Fault);
+        let busy = if self.setup.directed { self.faults.busy_until.saturating_sub(self.hub.now()) } else { 0 };
+        self.hub.after(busy + pause, What::Fault);
     }
 
     fn lasts(&mut self, low: Time, high: Time) -> Time {
@@ -257,6 +265,7 @@ impl World {
             }
             "forged proof" => return self.forge(node),
             "old proof repeated" => return self.repeat_proof(),
+            episodes::HELD_BACK | episodes::RESTART | episodes::FREEZE => return self.episode(name).is_some(),
             _ => return self.another_lease(node, long),
         }
         true
@@ -272,7 +281,7 @@ impl World {
         id
     }
 
-    fn trouble(&mut self, trouble: Trouble, lasts: Time) {
+    pub fn trouble(&mut self, trouble: Trouble, lasts: Time) {
         let id = self.begin(Lasting::Net, lasts);
         self.net.begin(id, trouble);
     }
@@ -303,7 +312,7 @@ impl World {
     }
 
     /// SIGSTOP; of a daemon often in the middle of its work.
-    fn stop(&mut self, node: usize, daemon: bool, keeper: bool, lasts: Time) {
+    pub fn stop(&mut self, node: usize, daemon: bool, keeper: bool, lasts: Time) {
         let after = self.faults.rng.chance(0.5).then(|| self.faults.rng.below(12) as u32);
         let host = &mut self.hosts[node];
         if let Some(d) = host.daemon.as_mut().filter(|_| daemon) {
@@ -318,7 +327,7 @@ impl World {
         self.begin(Lasting::Stopped { node, daemon, keeper }, lasts);
     }
 
-    fn end_keeper_if_any(&mut self, node: usize) {
+    pub fn end_keeper_if_any(&mut self, node: usize) {
         if self.hosts[node].keeper.is_some() {
             self.end_keeper(node);
         }

@@ -2,6 +2,7 @@
 
 use super::clock::Time;
 use super::env::{Done, Timer};
+use super::episodes::Deed;
 use super::net::Packet;
 use super::rng::Rng;
 use kube_vip::cluster::runtime::Job;
@@ -35,6 +36,8 @@ pub enum What {
     Fault,
     /// A fault ends.
     Heal(u64),
+    /// The next deed of an episode.
+    Deed(Deed),
     /// The faults end, or begin again.
     Phase,
 }

@@ -55,6 +55,28 @@ pub enum Trouble {
     LateVotes { part: f64, upto: Time },
     /// Proofs of release come late, and again.
     LateNotices { part: f64, upto: Time },
+    /// What this node asks the others arrives after this instant.
+    HeldBack { from: usize, what: Asked, until: Time },
+}
+
+/// Requests of one kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// For a vote, because a leader told the candidate to stand.
+    ToldVote,
+    /// To append entries; not heartbeats.
+    Entries,
+}
+
+impl Asked {
+    fn is(self, packet: &Packet) -> bool {
+        let Content::Request { bytes, .. } = &packet.content else { return false };
+        let label = || Label::of(bytes);
+        match self {
+            Self::ToldVote => label().is_some_and(|label| label.told),
+            Self::Entries => label().is_some_and(|label| label.entries),
+        }
+    }
 }
 
 /// The network between all nodes.
@@ -112,7 +134,7 @@ impl Net {
             return Vec::new();
         }
         let mut fates = vec![usual];
-        let (told, notice) = (is_told(packet), matches!(packet.content, Content::Notice { .. }));
+        let (told, notice) = (Asked::ToldVote.is(packet), matches!(packet.content, Content::Notice { .. }));
         for trouble in self.troubles.values() {
             match trouble {
                 Trouble::Loss { part } if rng.chance(*part) => {
@@ -129,6 +151,10 @@ impl Net {
                 }
                 Trouble::LateVotes { part, upto } if told && rng.chance(*part) => late(&mut rng, &mut fates, *upto),
                 Trouble::LateNotices { part, upto } if notice && rng.chance(*part) => late(&mut rng, &mut fates, *upto),
+                Trouble::HeldBack { from, what, until } if *from == packet.from && what.is(packet) => {
+                    fates[0] += until.saturating_sub(self.hub.now());
+                    self.delayed += 1;
+                }
                 _ => {}
             }
         }
@@ -143,12 +169,5 @@ fn late(rng: &mut super::rng::Rng, fates: &mut Vec<Time>, upto: Time) {
         fates[0] += late;
     } else {
         fates.push(fates[0] + late);
-    }
-}
-
-fn is_told(packet: &Packet) -> bool {
-    match &packet.content {
-        Content::Request { bytes, .. } => Label::of(bytes).is_some_and(|label| label.told),
-        _ => false,
     }
 }

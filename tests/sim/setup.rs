@@ -1,9 +1,13 @@
 //! What one world is: its size, timing, clocks and kernels, all out of its seed.
 
 use super::clock::{MS, SEC, Time};
+use super::episodes;
 use super::rng::Rng;
 use kube_vip::cluster::rules::planted;
 use std::time::Duration;
+
+/// How long a world with nothing but episodes runs.
+const DIRECTED: Time = 60 * SEC;
 
 /// One world's fixed facts.
 #[derive(Clone, Debug)]
@@ -22,8 +26,12 @@ pub struct Setup {
     pub skew: u64,
     /// Where not empty, most faults are of these kinds.
     pub focus: &'static [&'static str],
+    /// There are no other faults than those, one after the other, and no node stays broken.
+    pub directed: bool,
     /// What is broken on purpose.
     pub planted: Option<Planted>,
+    /// The rule for which this world was made, broken or not.
+    pub like: Option<Planted>,
 }
 
 /// A rule broken on purpose, to see that the checks find it.
@@ -58,20 +66,36 @@ impl Planted {
 
     /// One of the worlds in which it is looked for.
     pub fn world(self, number: u64) -> Setup {
-        let usual = Setup::new(1 + number, 3);
+        let nodes = if self == Self::FlagBelieved { 5 } else { 3 };
+        let (planted, focus, fenced) = (Some(self), self.focus(number), vec![true; nodes]);
+        let usual = Setup { planted, like: planted, focus, fenced, ..Setup::new(1 + number, nodes) };
         // A long lease leaves time for a restart or a late frame within it. Exact fences: the rule is what stands between two holders.
-        let slow = matches!(self, Self::NoQuietStart | Self::OpenGate | Self::FlagBelieved);
-        let (heartbeat_ms, lease_ms) = if slow { (500, 3000) } else { (50, 250) };
-        Setup { planted: Some(self), focus: self.focus(), heartbeat_ms, lease_ms, fenced: vec![true; 3], ..usual }
+        let long = Setup { heartbeat_ms: 500, lease_ms: 3000, ..usual.clone() };
+        let short = Setup { heartbeat_ms: 50, lease_ms: 250, ..usual };
+        match self {
+            Self::NoQuietStart => long,
+            Self::FlagBelieved => Setup { directed: true, length: DIRECTED, ..long },
+            // A second guard of raft's own, its lease, is as long as that of a leader with a fence.
+            Self::OpenGate if number.is_multiple_of(2) => Setup { directed: true, length: DIRECTED, ..long },
+            Self::OpenGate => Setup { directed: true, length: DIRECTED, fenced: vec![false; 3], keys: String::new(), ..short },
+            _ => short,
+        }
+    }
+
+    /// The same world with the rule in force.
+    pub fn sound_world(self, number: u64) -> Setup {
+        Setup { planted: None, ..self.world(number) }
     }
 
     /// What brings it out.
-    fn focus(self) -> &'static [&'static str] {
+    fn focus(self, number: u64) -> &'static [&'static str] {
         match self {
             Self::NoQuietStart => &["one-way cut", "daemon killed", "both killed", "node cut off"],
-            Self::OpenGate => &["one-way cut", "daemon killed", "both killed", "node cut off"],
+            Self::OpenGate if number.is_multiple_of(2) => &[episodes::RESTART],
+            Self::OpenGate => &[episodes::FREEZE],
             Self::SpentReused => &["carrier lost", "keeper killed", "hand-over"],
-            Self::FlagBelieved => &["hand-over", "SIGTERM", "transfers' votes late", "delay", "one-way cut"],
+            Self::FlagBelieved => &[episodes::HELD_BACK],
+            Self::UnprovenRelease => &["forged proof"],
             _ => &[],
         }
     }
@@ -114,8 +138,20 @@ impl Setup {
             keys: if rng.chance(0.15) { "fence: fast\n".to_string() } else { String::new() },
             skew,
             focus: &[],
+            directed: false,
             planted: None,
+            like: None,
         }
+    }
+
+    /// The command that runs it again.
+    pub fn again(&self) -> String {
+        let made = match (self.planted, self.like) {
+            (Some(rule), _) => format!("--plant {rule:?}"),
+            (None, Some(rule)) => format!("--like {rule:?}"),
+            (None, None) => format!("--nodes {}", self.nodes),
+        };
+        format!("scripts/simulate --replay {made} --seed {}", self.seed)
     }
 
     pub fn timing(&self) -> (u64, u64) {

@@ -64,7 +64,8 @@ impl World {
             let late = world.hub.rng().within(0, 2 * SEC);
             world.plan_unit(node, late);
         }
-        world.hub.at(world.setup.recovery(), What::Phase);
+        let begins = if world.setup.directed { 0 } else { world.setup.recovery() };
+        world.hub.at(begins, What::Phase); // or as soon as there is a holder
         world
     }
 
@@ -141,6 +142,7 @@ impl World {
             What::Unit { node, turn } => self.start_unit(node, turn),
             What::Fault => self.fault(),
             What::Heal(id) => self.heal(id),
+            What::Deed(deed) => self.deed(deed),
             What::Phase => self.next_phase(),
         }
     }

@@ -31,6 +31,8 @@ pub struct Label {
     pub vote: Option<VoteId>,
     /// A vote request that says a leader told the candidate to stand.
     pub told: bool,
+    /// An AppendEntries that carries entries; others are heartbeats.
+    pub entries: bool,
 }
 
 impl Wires {
@@ -121,21 +123,22 @@ impl Label {
     /// Reads a frame's.
     pub fn of(frame: &[u8]) -> Option<Self> {
         let (header, payload) = split(frame).ok()?;
-        let (what, vote, told) = match header.kind {
-            Kind::Hello => ("hello", None, false),
-            Kind::Welcome => ("welcome", None, false),
-            Kind::Refused => ("refused", None, false),
+        let plain = |what, vote| Self { what, id: header.id, vote, told: false, entries: false };
+        Some(match header.kind {
+            Kind::Hello => plain("hello", None),
+            Kind::Welcome => plain("welcome", None),
+            Kind::Refused => plain("refused", None),
             Kind::Request => {
                 let request: Request = wire::parse_payload(payload).ok()?;
                 let told = matches!(&request, Request::Vote(_, Some(_)) | Request::PreVote(_, Some(_)));
-                (request_name(&request), request.vote().map(VoteId::of), told)
+                let entries = matches!(&request, Request::Append(rpc, _) if !rpc.entries.is_empty());
+                Self { told, entries, ..plain(request_name(&request), request.vote().map(VoteId::of)) }
             }
             Kind::Response => {
                 let response: Response = wire::parse_payload(payload).ok()?;
-                (response_name(&response), response.vote().map(VoteId::of), false)
+                plain(response_name(&response), response.vote().map(VoteId::of))
             }
-        };
-        Some(Self { what, id: header.id, vote, told })
+        })
     }
 }
 
