@@ -15,10 +15,10 @@
 //! | a hold is no longer than the lease | 5.3 s | 1504 |
 //! | quiet start | 60.8 s | 4548 |
 //! | the vote gate | 13.3 s | 2722 |
-//! | a spent vote never holds again | 219.7 s | 54641 |
+//! | a spent vote never holds again | 124.2 s | 29047 |
 //! | the transfer flag is not believed | 12.5 s | 5226 |
-//! | a release needs its proof | 25.0 s | 6674 |
-//! | the keeper's deadline | 43.5 s | 8962 |
+//! | a release needs its proof | 22.4 s | 4291 |
+//! | the keeper's deadline | 141.3 s | 19271 |
 //!
 //! The gate and the flag count in a few orders of events only: [`episodes`] bring these about, in random worlds too.
 #![allow(missing_docs, dead_code)]
