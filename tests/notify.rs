@@ -5,7 +5,7 @@ mod lab;
 use kube_vip::sys::clock;
 use lab::node::{kube_vip, write_config};
 use lab::process::children;
-use lab::{Host, LAB_DIR, Lab, NodeConfig, Process, isolated, ms, never_within, secs, wait_for, wait_until};
+use lab::{Host, LAB_DIR, Lab, NodeConfig, Process, STEADY, isolated, ms, never_within, secs, wait_for, wait_until};
 use nix::cmsg_space;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixCredentials, recvmsg, setsockopt, sockopt::PassCred};
@@ -151,7 +151,8 @@ fn each_node_of_a_cluster_tells_its_role() {
         let hosts: Vec<Host> = ["n1", "n2", "n3"].iter().map(|name| lab.host(name)).collect();
         let mut managers: Vec<Manager> = ["n1", "n2", "n3"].iter().map(|name| Manager::listen(name)).collect();
         let start = |managers: &[Manager], i: usize| {
-            managers[i].start(&hosts[i], &NodeConfig::member(&hosts[i], &hosts, false), Some(secs(10)))
+            let config = NodeConfig { timing: STEADY.into(), ..NodeConfig::member(&hosts[i], &hosts, false) };
+            managers[i].start(&hosts[i], &config, Some(secs(10)))
         };
         // Its peers are down: a boot goes on nevertheless, but not at once.
         let begun = clock::now();

@@ -170,12 +170,12 @@ forwarded() {
 told() {
     local holder
     holder=$(holders)
-    on "$holder" sh -c 'useradd -G kube-vip operator'
-    on "$holder" setpriv --reuid operator --regid operator --init-groups kube-vip handover -c /etc/kube-vip/config.yaml || fail 'handover as operator'
+    on "$holder" useradd -G kube-vip alice
+    on "$holder" setpriv --reuid alice --regid alice --init-groups kube-vip handover -c /etc/kube-vip/config.yaml || fail 'handover as alice'
     wait_for 'another holds it' 10 one_holds_other_than "$holder"
-    on "$holder" setpriv --reuid operator --regid operator --init-groups kube-vip cordon -c /etc/kube-vip/config.yaml || fail 'cordon as operator'
+    on "$holder" setpriv --reuid alice --regid alice --init-groups kube-vip cordon -c /etc/kube-vip/config.yaml || fail 'cordon as alice'
     wait_for 'the status tells it' 5 status_tells "$holder" cordoned
-    on "$holder" setpriv --reuid operator --regid operator --init-groups kube-vip uncordon -c /etc/kube-vip/config.yaml || fail 'uncordon as operator'
+    on "$holder" setpriv --reuid alice --regid alice --init-groups kube-vip uncordon -c /etc/kube-vip/config.yaml || fail 'uncordon as alice'
     ok "handover, cordon and uncordon by a member of the group kube-vip"
 }
 
