@@ -33,7 +33,7 @@ impl Machine {
 
     /// The longest that anything may take that happens in one go. Emulation on a busy machine is slow, and speed is not asserted.
     pub fn patience(self) -> Duration {
-        Duration::from_secs(if self == Machine::Raspi3b { 240 } else { 90 })
+        Duration::from_secs(if self == Machine::Raspi3b { 600 } else { 240 })
     }
 
     /// Time between two pings and two ARP questions. Each costs every board an interrupt, which is much for an emulated one.
@@ -48,7 +48,7 @@ impl Machine {
 
     /// The longest that a whole run may take.
     pub fn limit(self) -> Duration {
-        self.patience() * 10
+        self.patience() * 6
     }
 
     /// The emulator with its devices; `disk` is the board's own copy.

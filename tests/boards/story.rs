@@ -30,6 +30,9 @@ struct Stage {
 pub fn tell(options: &Options) -> i32 {
     let mut stage = Stage::new(options);
     stage.first_holder(options.fence);
+    if options.planted {
+        return stage.planted();
+    }
     stage.kill_processes();
     stage.partition();
     stage.power_cut();
@@ -71,6 +74,18 @@ impl Stage {
         let before = self.pipes(holder);
         self.transfer();
         note(&format!("the daemon of {} has {before} pipes before, {} after", self.boards[holder].id(), self.pipes(holder)));
+    }
+
+    /// Another board gets the VIP without anybody's leave; 0 if that was found.
+    fn planted(&mut self) -> i32 {
+        let holder = self.view.wait_holder(None, self.machine.patience());
+        let other = (holder + 1) % self.boards.len();
+        step(&format!("{} is given {VIP4} by hand, while {} has it", self.boards[other].id(), self.boards[holder].id()));
+        self.boards[other].ask(&format!("claim {VIP4}"), "claimed");
+        std::thread::sleep(AFTER); // what is to be found
+        let (proven, all) = self.view.doubles();
+        note(&format!("{all} questions had two answers, {proven} prove two holders"));
+        i32::from(proven == 0)
     }
 
     fn tell_fences(&mut self, wanted: bool) {
