@@ -76,9 +76,10 @@ compile() {
         std=own
     fi
     printf '%s%s, way %s: %s%s\n' "$dim" "$target" "$way" "${command[*]}" "$plain" >&2
-    # Nobody unwinds (panic = "abort"), and the message of a panic needs no tables. Paths of this machine stay out.
+    # Nobody unwinds (panic = "abort"), and the message of a panic needs no tables. Paths of this machine stay out (cargo names those of
+    # this repository relative to it).
     flags=(-Cforce-unwind-tables=no --remap-path-prefix="$sysroot/lib/rustlib/src/rust=rust"
-        --remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}=cargo" --remap-path-prefix="$PWD=.")
+        --remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}=cargo")
     CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; echo "${flags[*]}") quietly "$target-$way" "${command[@]}" -- "$@"
 }
 
