@@ -39,7 +39,7 @@ revision() {
 
 # quietly NAME COMMAND…: its output goes to a file; what it said last is remembered, should it fail.
 quietly() {
-    local log=$work/${1//\//-}.log what=$1
+    local log=$work/${1//[\/ ]/-}.log what=$1
     shift
     have "$1" && "$@" >"$log" 2>&1 && return 0
     if [[ -s $log ]]; then what+=": $(grep -iE '^error|^E:|not found|could not' "$log" | tail -n1 | cut -c1-200) (all of it: $log)"; else what+=": no command '$1'"; fi
