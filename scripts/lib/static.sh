@@ -1,6 +1,6 @@
 # How scripts/build-static builds: the ways, and the flags that they share. Sourced after common.sh; paths are absolute.
 
-static_targets=(aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf arm-unknown-linux-musleabihf x86_64-unknown-linux-musl)
+static_targets=(aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf x86_64-unknown-linux-musl)
 
 # Known to build this program; others may.
 zig_packages=(ziglang==0.17.1 cargo-zigbuild==0.24.0)
@@ -110,7 +110,6 @@ way_debian() {
     aarch64-*) arch=arm64 ;;
     armv7-*) arch=armhf ;;
     x86_64-*) arch=amd64 ;;
-    *) missing+=("debian: no package of musl for $1 (armhf is made for armv7)"); return 1 ;;
     esac
     [[ -f $objects/libunwind.a ]] || debian_objects "$arch" "$objects" || return 1
     compile "$1" cargo -- -Clinker=rust-lld -Clink-self-contained=yes -Lnative="$objects"
@@ -161,7 +160,6 @@ check_static() {
     ! readelf -dW "$file" 2>/dev/null | grep -q NEEDED || die "$file needs shared libraries: it is not static"
     [[ $machine != arm* ]] || machine=arm
     [[ $machine == "$(uname -m)" ]] || runner=("qemu-$machine-static")
-    [[ $2 != arm-* ]] || runner+=(-cpu arm1176)
     [[ ${#runner[@]} == 0 ]] || have "${runner[0]}" || return 0
     "${runner[@]}" "$file" version || die "$file does not start"
 }
