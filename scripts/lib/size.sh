@@ -28,10 +28,8 @@ size() {
 binary_facts() {
     printf '\n%s%s%s: %s bytes\n' "$bold" "$1" "$plain" "$(stat -c %s "$1")"
     readelf -hW "$1" | awk -F': *' '/Class|Type|Machine/ { printf "  %s", $2 } END { print "" }'
-    printf '  interpreter: %s; shared libraries: %s; %s relocations\n' \
-        "$(readelf -lW "$1" | sed -n 's/.*interpreter: \(.*\)]/\1/p' | grep . || echo none)" \
-        "$(readelf -dW "$1" 2>/dev/null | grep -c NEEDED || true)" \
-        "$(readelf -rW "$1" | awk '/contains|relr/ { for (i = 1; i <= NF; i++) if ($i ~ /^[0-9]+$/) n += $i } END { print n + 0 }')"
+    printf '  interpreter: %s; shared libraries: %s\n' "$(readelf -lW "$1" | sed -n 's/.*interpreter: \(.*\)]/\1/p' | grep . || echo none)" \
+        "$(readelf -dW "$1" 2>/dev/null | grep -c NEEDED || true)"
     sections "$1" | awk '{ printf "  %s %s", $1, $2 } END { print "" }'
 }
 
@@ -133,7 +131,10 @@ size_settled() {
 
 # Memory and wake-ups of each process over some quiet seconds.
 size_watch() {
-    local n daemon pid role before=() kind
+    local n daemon before=() was roles=()
+    for n in 1 2 3; do
+        roles[n]=$(size_role "$1" "$n")
+    done
     for n in 1 2 3; do
         daemon=$(pgrep -P "${keeper[$n]}")
         before[n]="$(size_switches "${keeper[$n]}") $(size_switches "$daemon")"
@@ -141,16 +142,18 @@ size_watch() {
     sleep "$size_seconds"
     printf '\nthree nodes, quiet for %s s: RSS, PSS, private KiB; wake-ups a second\n' "$size_seconds"
     for n in 1 2 3; do
-        role=$(size_role "$1" $n)
+        daemon=$(pgrep -P "${keeper[$n]}")
         read -r -a was <<<"${before[n]}"
-        for kind in keeper daemon; do
-            if [[ $kind == keeper ]]; then pid=${keeper[$n]}; else pid=$(pgrep -P "${keeper[$n]}"); fi
-            awk -v label="$role $kind" -v woken="$(($(size_switches "$pid") - was[0]))" -v seconds="$size_seconds" \
-                '/^Rss/ { rss = $2 } /^Pss:/ { pss = $2 } /^Private/ { own += $2 } END { printf "  %-16s %5d %5d %5d %7.1f\n", label, rss, pss, own, woken / seconds }' \
-                "/proc/$pid/smaps_rollup"
-            was=("${was[1]}")
-        done
+        size_line keeper "${keeper[$n]}" "${was[0]}" "${roles[n]}"
+        size_line daemon "$daemon" "${was[1]}" "${roles[n]}"
     done
+}
+
+# size_line PROCESS PID SWITCHES-BEFORE ROLE: what that process has, and how often it was woken since.
+size_line() {
+    awk -v label="$4 $1" -v woken="$(($(size_switches "$2") - $3))" -v seconds="$size_seconds" \
+        '/^Rss/ { rss = $2 } /^Pss:/ { pss = $2 } /^Private/ { own += $2 } END { printf "  %-16s %5d %5d %5d %7.1f\n", label, rss, pss, own, woken / seconds }' \
+        "/proc/$2/smaps_rollup"
 }
 
 # How often the threads of a process went to sleep by themselves.

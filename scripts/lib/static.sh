@@ -1,6 +1,6 @@
 # How scripts/build-static builds: the ways, and the flags that they share. Sourced after common.sh; paths are absolute.
 
-static_targets=(aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf arm-unknown-linux-musleabihf x86_64-unknown-linux-musl)
+static_targets=(aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf x86_64-unknown-linux-musl)
 
 # Known to build this program; others may.
 zig_packages=(ziglang==0.17.1 cargo-zigbuild==0.24.0)
@@ -39,7 +39,7 @@ revision() {
 
 # quietly NAME COMMAND…: its output goes to a file; what it said last is remembered, should it fail.
 quietly() {
-    local log=$work/${1//\//-}.log what=$1
+    local log=$work/${1//[\/ ]/-}.log what=$1
     shift
     have "$1" && "$@" >"$log" 2>&1 && return 0
     if [[ -s $log ]]; then what+=": $(grep -iE '^error|^E:|not found|could not' "$log" | tail -n1 | cut -c1-200) (all of it: $log)"; else what+=": no command '$1'"; fi
@@ -76,9 +76,10 @@ compile() {
         std=own
     fi
     printf '%s%s, way %s: %s%s\n' "$dim" "$target" "$way" "${command[*]}" "$plain" >&2
-    # Nobody unwinds (panic = "abort"), and the message of a panic needs no tables. Paths of this machine stay out.
+    # Nobody unwinds (panic = "abort"), and the message of a panic needs no tables. Paths of this machine stay out (cargo names those of
+    # this repository relative to it).
     flags=(-Cforce-unwind-tables=no --remap-path-prefix="$sysroot/lib/rustlib/src/rust=rust"
-        --remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}=cargo" --remap-path-prefix="$PWD=.")
+        --remap-path-prefix="${CARGO_HOME:-$HOME/.cargo}=cargo")
     CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; echo "${flags[*]}") quietly "$target-$way" "${command[@]}" -- "$@"
 }
 
@@ -109,7 +110,6 @@ way_debian() {
     aarch64-*) arch=arm64 ;;
     armv7-*) arch=armhf ;;
     x86_64-*) arch=amd64 ;;
-    *) missing+=("debian: no package of musl for $1 (armhf is made for armv7)"); return 1 ;;
     esac
     [[ -f $objects/libunwind.a ]] || debian_objects "$arch" "$objects" || return 1
     compile "$1" cargo -- -Clinker=rust-lld -Clink-self-contained=yes -Lnative="$objects"
@@ -160,7 +160,6 @@ check_static() {
     ! readelf -dW "$file" 2>/dev/null | grep -q NEEDED || die "$file needs shared libraries: it is not static"
     [[ $machine != arm* ]] || machine=arm
     [[ $machine == "$(uname -m)" ]] || runner=("qemu-$machine-static")
-    [[ $2 != arm-* ]] || runner+=(-cpu arm1176)
     [[ ${#runner[@]} == 0 ]] || have "${runner[0]}" || return 0
     "${runner[@]}" "$file" version || die "$file does not start"
 }
