@@ -123,7 +123,7 @@ formed() {
 status() { on "$1" sed -n "s/^$3:[[:space:]]*//p" "/proc/$2/status"; }
 keeper() { show "$1" MainPID; }
 daemon() { on "$1" cat "/proc/$(keeper "$1")/task/$(keeper "$1")/children" | tr -d ' '; }
-policy() { on "$1" sed 's/.*) //' "/proc/$2/stat" | cut -d' ' -f39; }
+niceness() { on "$1" sed 's/.*) //' "/proc/$2/stat" | cut -d' ' -f17; }
 
 # systemd can give limits no higher than root here may.
 may_raise_limits() { (( 0x$(sed -n 's/^CapEff:[[:space:]]*//p' /proc/self/status) >> 24 & 1 )); }
@@ -136,10 +136,10 @@ confined() {
         [[ $(status "$name" "$pid" Uid) == "$uid"* ]] || fail "process $pid is not the user kube-vip"
         [[ $(status "$name" "$pid" NoNewPrivs),$(status "$name" "$pid" Seccomp) == 1,2 ]] || fail "process $pid is not confined"
         [[ $(status "$name" "$pid" CapAmb) == 0000000000000000 ]] || fail "process $pid would pass capabilities on"
-        ! may_raise_limits || [[ $(policy "$name" "$pid") == 2 ]] || fail "process $pid has no real-time priority"
+        [[ $(niceness "$name" "$pid") == -20 ]] || fail "process $pid does not run before ordinary work"
         ! may_raise_limits || [[ $(status "$name" "$pid" VmLck) != '0 kB' ]] || fail "process $pid has not locked its memory"
     done
-    may_raise_limits || printf '  %snot tried: real time and locked memory, because root here has no CAP_SYS_RESOURCE to raise limits%s\n' "$red" "$plain"
+    may_raise_limits || printf '  %snot tried: locked memory, because root here has no CAP_SYS_RESOURCE to raise limits%s\n' "$red" "$plain"
     [[ $(status "$name" "$keeper" CapPrm) == 0000000000003000 ]] || fail 'the keeper has other capabilities than NET_ADMIN and NET_RAW'
     [[ $(status "$name" "$daemon" CapPrm) == 0000000000000400 ]] || fail 'the daemon has other capabilities than NET_BIND_SERVICE'
     [[ $(on "$name" stat -c %U:%a /var/lib/kube-vip /run/kube-vip | paste -sd' ') == 'kube-vip:700 kube-vip:750' ]] || fail 'directories'

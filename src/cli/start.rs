@@ -76,8 +76,12 @@ fn start(config: Config, threads: usize, manager: Option<Manager>) -> Result<Exi
     if config.disable_vip {
         return run_daemon(config, None, key, manager);
     }
-    let keeper = Keeper::open(&keeper_spec(&config, &key)).map_err(|e| (exit_of(e.kind), e.to_string()))?;
+    let mut keeper = Keeper::open(&keeper_spec(&config, &key)).map_err(|e| (exit_of(e.kind), e.to_string()))?;
     let (ours, theirs) = vip::link::pair().map_err(failed("make a socket pair"))?;
+    // The manager listens to the process that it started. The daemon's loop is whose word counts: the keeper says nothing of its own.
+    let relayed = manager.map(Manager::relayed).transpose().map_err(failed("make a socket pair"))?;
+    let (manager, relay) = relayed.unzip();
+    keeper.relay(relay);
     match process::fork(threads).map_err(failed("start the daemon process"))? {
         Side::Child => {
             // The keeper's descriptors hold the VIP's name on this host: they must not live on here.
@@ -85,7 +89,7 @@ fn start(config: Config, threads: usize, manager: Option<Manager>) -> Result<Exi
             run_daemon(config, Some(theirs), key, manager)
         }
         Side::Parent(pid) => {
-            drop((theirs, manager)); // a keeper that speaks would hide a daemon that hangs
+            drop((theirs, manager));
             Ok(keep(keeper, ours, pid, config.user.is_some()))
         }
     }

@@ -3,19 +3,30 @@
 use std::env;
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+/// So many messages are passed on at a time.
+const PASSES: usize = 16;
 const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// Its socket, and how often it wants a sign of life.
 #[derive(Debug)]
 pub struct Manager {
     socket: UnixDatagram,
-    address: SocketAddr,
+    /// None: the socket is one of a pair.
+    address: Option<SocketAddr>,
     watchdog: Option<Duration>,
+}
+
+/// Passes on to the manager what a child says, for managers that listen to the process they started only (`NotifyAccess=main`).
+#[derive(Debug)]
+pub struct Relay {
+    from: UnixDatagram,
+    to: Manager,
 }
 
 impl Manager {
@@ -43,7 +54,18 @@ impl Manager {
     pub fn open(address: SocketAddr, watchdog: Option<Duration>) -> io::Result<Self> {
         let socket = UnixDatagram::unbound()?;
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, address, watchdog })
+        Ok(Self { socket, address: Some(address), watchdog })
+    }
+
+    /// For a child: what it says through the first goes by way of the second, which stays here.
+    ///
+    /// # Errors
+    /// Out of descriptors.
+    pub fn relayed(self) -> io::Result<(Self, Relay)> {
+        let (near, from) = UnixDatagram::pair()?;
+        near.set_nonblocking(true)?;
+        from.set_nonblocking(true)?;
+        Ok((Self { socket: near, address: None, watchdog: self.watchdog }, Relay { from, to: self }))
     }
 
     /// After this time without `WATCHDOG=1` it takes this program for hung.
@@ -53,8 +75,39 @@ impl Manager {
 
     /// Tells it one or more lines; never waits. Whether they are in its queue.
     pub fn tell(&self, lines: &str) -> bool {
-        self.socket.send_to_addr(lines.as_bytes(), &self.address).is_ok()
+        self.send(lines.as_bytes()).is_ok()
     }
+
+    fn send(&self, lines: &[u8]) -> io::Result<usize> {
+        match &self.address {
+            Some(address) => self.socket.send_to_addr(lines, address),
+            None => self.socket.send(lines),
+        }
+    }
+}
+
+impl Relay {
+    /// Passes on what has come, without waiting: only what a daemon has to say of itself, since a manager would also take descriptors or
+    /// another main process from whom it trusts.
+    pub fn pass(&self, buffer: &mut [u8]) {
+        for _ in 0..PASSES {
+            let Ok(n) = self.from.recv(buffer) else { return };
+            let lines = &buffer[..n];
+            if lines.split(|byte| *byte == b'\n').all(is_own) {
+                let _ = self.to.send(lines); // a manager that reads nothing will take the daemon for hung, and be right
+            }
+        }
+    }
+}
+
+impl AsFd for Relay {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.from.as_fd()
+    }
+}
+
+fn is_own(line: &[u8]) -> bool {
+    matches!(line, b"READY=1" | b"STOPPING=1" | b"WATCHDOG=1") || line.starts_with(b"STATUS=")
 }
 
 /// A path, or `@` and an abstract name.
@@ -93,6 +146,30 @@ mod tests {
             assert!(queued < 100_000, "a listener that doesn't read");
         }
         std::fs::remove_file(path).expect("removed");
+    }
+
+    #[test]
+    fn a_relay_passes_on_what_a_daemon_says_of_itself_and_nothing_else() {
+        let address = address(OsStr::new(&format!("@kube-vip-relay-{}", std::process::id()))).expect("an address");
+        let listener = UnixDatagram::bind_addr(&address).expect("bound");
+        listener.set_nonblocking(true).expect("a socket");
+        let limit = Some(Duration::from_secs(10));
+        let (child, relay) = Manager::open(address, limit).and_then(Manager::relayed).expect("a pair");
+        assert_eq!(child.watchdog(), limit);
+        let good = ["READY=1\nSTATUS=follower of n2", "STOPPING=1", "WATCHDOG=1"];
+        let bad = ["MAINPID=1", "READY=1\nMAINPID=1", "FDSTORE=1", "", "STATUS", "READY=10"];
+        good.iter().chain(&bad).for_each(|lines| assert!(child.tell(lines)));
+        let mut buffer = [0; 64];
+        relay.pass(&mut buffer);
+        let heard: Vec<_> = std::iter::from_fn(|| {
+            let n = listener.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..n]).into_owned())
+        })
+        .collect();
+        assert_eq!(heard, good);
+        drop(child);
+        relay.pass(&mut buffer); // the daemon has ended
+        assert!(listener.recv(&mut buffer).is_err());
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::state::{Input, Machine, Settings};
 use crate::release::Key;
 use crate::sys::ioctl::{Interface, Interfaces};
 use crate::sys::netlink::Netlink;
+use crate::sys::notify::Relay;
 use crate::sys::packet::{Listener, Sender};
 use crate::sys::signal::Signals;
 use crate::sys::timer::Timer;
@@ -113,9 +114,15 @@ pub struct Keeper {
     signals: Signals,
     timer: Timer,
     buffer: Box<[u8]>,
+    relay: Option<Relay>,
 }
 
 impl Keeper {
+    /// Passes on to the service manager what the daemon says.
+    pub fn relay(&mut self, relay: Option<Relay>) {
+        self.relay = relay;
+    }
+
     /// Locks memory, drops all capabilities that are not needed, then keeps the VIP as the daemon orders until the daemon has ended and
     /// the VIP was seen gone. `daemon` is the keeper's end of [`super::link::pair`]; without a child, its end stands for the daemon's.
     pub fn run(self, daemon: End, child: Option<Child>) -> ExitReason {

@@ -54,6 +54,7 @@ impl Keeper {
             signals,
             timer,
             buffer,
+            relay: None,
         })
     }
 }

@@ -150,12 +150,13 @@ impl Run {
 
     fn wait(&mut self) -> io::Result<()> {
         let talk = if self.blocked { For::Both } else { For::Reading };
-        let [timer, daemon, events, signals, frames] = poll::wait([
+        let [timer, daemon, events, signals, frames, relay] = poll::wait([
             Some((self.k.timer.as_fd(), For::Reading)),
             self.daemon.as_ref().map(|fd| (fd.as_fd(), talk)),
             Some((self.k.events.as_fd(), For::Reading)),
             Some((self.k.signals.as_fd(), For::Reading)),
             self.k.listener.as_ref().map(|l| (l.as_fd(), For::Reading)),
+            self.k.relay.as_ref().map(|r| (r.as_fd(), For::Reading)),
         ])?;
         // Events first: an order is then judged by what is known of the addresses now.
         let reads =
@@ -163,6 +164,9 @@ impl Run {
         reads.into_iter().filter(|(ready, _)| *ready).for_each(|(_, read)| read(self));
         if timer {
             self.k.timer.fired();
+        }
+        if relay && let Some(relay) = &self.k.relay {
+            relay.pass(&mut self.k.buffer);
         }
         Ok(())
     }
