@@ -85,8 +85,10 @@ impl Driver {
     fn take_turns(&mut self, now: Instant) {
         let peers = &self.shared.peers;
         let answered: Vec<_> = peers.iter().map(|p| p.calls.is_connected() && !p.calls.owes_an_answer()).collect();
-        if !self.is_willing() {
-            self.turns.disturb(); // whoever takes over must have heard of it
+        let news = self.told.replace(self.shared.flags()) != Some(self.shared.flags());
+        let late = now.since(self.next_heartbeat) > self.shared.heartbeat() / 2;
+        if news || late || !self.is_willing() {
+            self.turns.disturb(); // whoever takes over must have heard of it, and nobody is to wait yet another heartbeat
         }
         let chosen = self.turns.step(now, &answered);
         peers.iter().zip(chosen).for_each(|(peer, chosen)| peer.spared.set(!chosen));

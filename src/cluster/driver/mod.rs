@@ -5,6 +5,7 @@ mod bootstrap;
 mod lead;
 
 use super::Event;
+use super::peers::wire::Flags;
 use super::rules::hold::{Leading, Order, hold_of};
 use super::rules::preference::Preference;
 use super::rules::rank;
@@ -34,6 +35,8 @@ pub struct Driver {
     events: Sender<Event>,
     next_heartbeat: Instant,
     turns: Turns,
+    /// The flags of the last heartbeat.
+    told: Option<Flags>,
     last_try: Option<Instant>,
     tries: u32,
     last_leader: Option<NodeId>,
@@ -55,6 +58,7 @@ impl Driver {
         Self {
             preference: Preference::new(shared.spec.preempt),
             turns: Turns::new(shared.heartbeat(), shared.lease()),
+            told: None,
             moving: None,
             led: false,
             shared,
@@ -193,6 +197,7 @@ impl Driver {
             self.tries = 0;
         }
         (self.handing_over, self.moving) = (None, None);
+        self.shared.peers.iter().for_each(|peer| peer.spared.set(false));
         self.preference.forget();
         self.seen = newest;
     }

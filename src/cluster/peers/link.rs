@@ -22,8 +22,8 @@ const CONNECT: Duration = Duration::from_secs(1);
 const PATIENCE: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(6));
 /// Back-off between attempts: doubles between these two, at most one lease, with jitter of up to a half.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(640));
-/// A connection without other requests is pinged this often.
-const PING: Duration = Duration::from_millis(500);
+/// A connection without other requests is pinged this often, or each third heartbeat if that is later: every second one is its own.
+const PING: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(3));
 /// The same while the cluster is not initialised, when flags are waited for.
 const PING_FRESH: Duration = Duration::from_millis(100);
 
@@ -167,7 +167,7 @@ pub(super) fn take_answer(peer: &Peer, header: Header, payload: &[u8]) -> Result
 pub(super) async fn watch(shared: &Shared, peer: &Peer) -> Broken {
     let patience = patience(shared.lease());
     loop {
-        let pause = if shared.is_empty() { PING_FRESH } else { PING };
+        let pause = if shared.is_empty() { PING_FRESH } else { (shared.heartbeat() * 3).clamp(PING.0, PING.1) };
         let (now, idle_until) = (now(), peer.calls.last_asked() + pause);
         match peer.calls.owing_since() {
             Some(since) if now >= since + patience => return Broken::Silent(now - since),
