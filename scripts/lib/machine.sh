@@ -7,7 +7,6 @@ target_of() {
     x86_64 | amd64) echo x86_64-unknown-linux-musl ;;
     aarch64 | arm64) echo aarch64-unknown-linux-musl ;;
     armv7* | armv8*) echo armv7-unknown-linux-musleabihf ;;
-    armv6*) echo arm-unknown-linux-musleabihf ;;
-    *) die "no binary for a machine that calls itself '$1'" 'there are x86_64, aarch64, armv7 and armv6' ;;
+    *) die "no binary for a machine that calls itself '$1'" 'there are x86_64, aarch64 and armv7' ;;
     esac
 }

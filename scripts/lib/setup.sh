@@ -30,7 +30,7 @@ fail() {
 
 probe() {
     [ -d /run/systemd/system ] || echo "refuses this machine runs no systemd; for OpenWrt there is configs/kube-vip.procd"
-    [ ! -e /usr/lib/systemd/system/kube-vip.service ] || echo "refuses the Debian package kube-vip is installed: apt-get install a newer one, or apt-get purge it"
+    ! packaged || echo "refuses the Debian package kube-vip is installed: apt-get install a newer one, or apt-get purge it"
     "$here/kube-vip" version >/dev/null 2>&1 || echo "refuses the program does not run on this machine ($(uname -m))"
     overwrites "$here/kube-vip" "$program"
     overwrites "$here/kube-vip.service" "$unit"
@@ -38,8 +38,11 @@ probe() {
         [ ! -e "$config" ] || echo "keeps $config"
     else
         overwrites "$here/config.yaml" "$config"
+        "$here/kube-vip" check -c "$here/config.yaml" >&2 || echo 'refuses this configuration does not pass the check'
     fi
 }
+
+packaged() { [ -e /usr/lib/systemd/system/kube-vip.service ]; }
 
 # A file that can't be read counts as another one.
 overwrites() {
@@ -93,7 +96,7 @@ start() {
 }
 
 found() {
-    for path in "$program" "$unit" "${config%/*}" "$state"; do
+    for path in "$program" "$unit" "$unit.d" "${config%/*}" "$state"; do
         [ ! -e "$path" ] || echo "$path"
     done
     ! id kube-vip >/dev/null 2>&1 || echo 'the user kube-vip'
@@ -101,6 +104,7 @@ found() {
 
 uninstall() {
     [ "$(id -u)" = 0 ] || fail 'root is needed to uninstall'
+    if packaged; then fail 'kube-vip is installed here as a Debian package: apt-get remove kube-vip, or purge'; fi
     if [ -e "$unit" ]; then systemctl disable --quiet --now kube-vip.service; fi
     # A crash may have left it, and the unit's own ExecStopPost may have failed.
     if [ -x "$program" ] && [ -e "$config" ]; then "$program" cleanup -c "$config" || true; fi

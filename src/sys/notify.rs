@@ -1,5 +1,6 @@
 //! The service manager that started this program: sd_notify(3)'s protocol, datagrams of `KEY=value` lines.
 
+use std::cell::RefCell;
 use std::env;
 use std::ffi::OsStr;
 use std::io;
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 /// So many messages are passed on at a time.
 const PASSES: usize = 16;
+/// So many bytes wait for room in the manager's queue.
+const LATE: usize = 2048;
 const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
 
 /// Its socket, and how often it wants a sign of life.
@@ -27,6 +30,8 @@ pub struct Manager {
 pub struct Relay {
     from: UnixDatagram,
     to: Manager,
+    /// What the manager's queue had no room for.
+    late: RefCell<Vec<u8>>,
 }
 
 impl Manager {
@@ -65,7 +70,10 @@ impl Manager {
         let (near, from) = UnixDatagram::pair()?;
         near.set_nonblocking(true)?;
         from.set_nonblocking(true)?;
-        Ok((Self { socket: near, address: None, watchdog: self.watchdog }, Relay { from, to: self }))
+        Ok((
+            Self { socket: near, address: None, watchdog: self.watchdog },
+            Relay { from, to: self, late: RefCell::new(Vec::with_capacity(LATE)) },
+        ))
     }
 
     /// After this time without `WATCHDOG=1` it takes this program for hung.
@@ -94,8 +102,23 @@ impl Relay {
             let Ok(n) = self.from.recv(buffer) else { return };
             let lines = &buffer[..n];
             if lines.split(|byte| *byte == b'\n').all(is_own) {
-                let _ = self.to.send(lines); // a manager that reads nothing will take the daemon for hung, and be right
+                self.forward(lines);
             }
+        }
+    }
+
+    /// In order, and without allocation. What doesn't get there goes with the next; a sign of life is worth nothing later.
+    fn forward(&self, lines: &[u8]) {
+        let mut late = self.late.borrow_mut();
+        if !late.is_empty() && self.to.send(&late).is_ok() {
+            late.clear();
+        }
+        let sent = late.is_empty() && self.to.send(lines).is_ok();
+        if !sent && lines != b"WATCHDOG=1" && late.len() + lines.len() < LATE {
+            if !late.is_empty() {
+                late.push(b'\n');
+            }
+            late.extend_from_slice(lines);
         }
     }
 }
@@ -167,8 +190,20 @@ mod tests {
         })
         .collect();
         assert_eq!(heard, good);
-        drop(child);
-        relay.pass(&mut buffer); // the daemon has ended
+        // A manager that does not read for a while: news waits for it, in order.
+        while relay.to.tell("WATCHDOG=1") {}
+        for lines in ["READY=1", "WATCHDOG=1", "STATUS=follower of n3"] {
+            child.tell(lines);
+        }
+        relay.pass(&mut buffer);
+        while listener.recv(&mut buffer).is_ok() {}
+        child.tell("WATCHDOG=1");
+        drop(child); // what a daemon said before it ended still counts
+        relay.pass(&mut buffer);
+        for lines in ["READY=1\nSTATUS=follower of n3", "WATCHDOG=1"] {
+            let n = listener.recv(&mut buffer).expect("it came");
+            assert_eq!(String::from_utf8_lossy(&buffer[..n]), lines);
+        }
         assert!(listener.recv(&mut buffer).is_err());
     }
 
