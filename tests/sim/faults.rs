@@ -328,8 +328,10 @@ impl World {
     }
 
     pub fn end_keeper_if_any(&mut self, node: usize) {
-        if self.hosts[node].keeper.is_some() {
-            self.end_keeper(node);
+        match &mut self.hosts[node].keeper {
+            Some(keeper) if keeper.in_call => keeper.dying = true,
+            Some(_) => self.end_keeper(node),
+            None => {}
         }
     }
 

@@ -44,6 +44,9 @@ pub struct Keeper {
     answer: Option<Said>,
     /// Inside a system call: nothing happens before its answer.
     pub in_call: bool,
+    /// SIGKILL came inside a system call that waits for a lock of the kernel's: it dies when that is done, and not before is its end of
+    /// the socket closed.
+    pub dying: bool,
     /// SIGSTOP.
     pub paused: bool,
     blocked: bool,
@@ -67,6 +70,7 @@ impl Keeper {
             signals: VecDeque::new(),
             answer: None,
             in_call: false,
+            dying: false,
             paused: false,
             blocked: false,
             acting: false,

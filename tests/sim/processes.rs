@@ -179,9 +179,13 @@ impl World {
             return;
         }
         let keeper = self.hosts[node].keeper.as_mut().filter(|k| k.run == operation.keeper);
-        if let Some(keeper) = keeper {
-            keeper.answered(said);
-            self.run_keeper(node);
+        match keeper {
+            Some(keeper) if keeper.dying => self.end_keeper(node),
+            Some(keeper) => {
+                keeper.answered(said);
+                self.run_keeper(node);
+            }
+            None => {}
         }
     }
 
