@@ -13,10 +13,10 @@
 //! | broken rule | after so much simulated time | events |
 //! |---|---|---|
 //! | a hold is no longer than the lease | 5.3 s | 1504 |
-//! | quiet start | 60.8 s | 4548 |
-//! | the vote gate | 13.3 s | 2722 |
+//! | quiet start | 59.4 s | 2625 |
+//! | the vote gate | 13.3 s | 2614 |
 //! | a spent vote never holds again | 124.2 s | 29047 |
-//! | the transfer flag is not believed | 12.5 s | 5226 |
+//! | the transfer flag is not believed | 12.5 s | 4327 |
 //! | a release needs its proof | 22.4 s | 4291 |
 //! | the keeper's deadline | 141.3 s | 19271 |
 //!
