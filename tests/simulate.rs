@@ -49,6 +49,39 @@ fn no_rule_is_broken_in_a_quarter_of_a_simulated_hour_of_faults() {
     println!("{:.1} simulated hours, {} events, {:?}", hours(sum.simulated), sum.events, sum.counts);
 }
 
+/// Heartbeats go by turns where the timing has room for it, and in peace nobody campaigns for the want of one: what is sent says both.
+#[test]
+fn in_peace_each_heartbeat_goes_to_a_majority() {
+    const SPAN: Time = 10 * SEC;
+    // (heartbeat, lease, nodes, of how many peers each heartbeat is sent to so many)
+    for (heartbeat_ms, lease_ms, nodes, asked) in
+        [(50, 250, 3, 1), (50, 250, 5, 2), (50, 250, 2, 1), (15, 60, 3, 2), (500, 3000, 3, 1)]
+    {
+        let sent = |length| {
+            let timing = Setup {
+                heartbeat_ms,
+                lease_ms,
+                length,
+                fenced: vec![true; nodes],
+                keys: String::new(),
+                ..Setup::new(7, nodes)
+            };
+            let outcome = run::one(Setup { peaceful: true, ..timing }, None);
+            assert!(outcome.failure.is_none());
+            outcome.counts["frames"]
+        };
+        let frames = sent(30 * SEC + SPAN) - sent(30 * SEC);
+        // A question and its answer each; so are the pings of each link that is otherwise idle, twice a second at most.
+        let heartbeats = 2 * asked * SPAN / SEC * 1000 / heartbeat_ms;
+        let pings = 2 * 2 * (nodes * (nodes - 1)) as u64 * SPAN / SEC;
+        println!("{nodes} nodes, {heartbeat_ms} ms: {frames} frames, {heartbeats} of heartbeats, at most {pings} of pings");
+        assert!(
+            (heartbeats * 9 / 10..heartbeats * 11 / 10 + pings).contains(&frames),
+            "{nodes} nodes, {heartbeat_ms} ms: {frames}"
+        );
+    }
+}
+
 /// Worlds that make the broken rule count, until one is found.
 fn found(planted: Planted) {
     let enough = |sum: &Sum| !sum.failures.is_empty() || sum.simulated > 7200 * SEC;

@@ -106,6 +106,9 @@ impl Faults {
 impl World {
     /// Calm ends where there is a holder; faults end after their time.
     pub fn next_phase(&mut self) {
+        if self.setup.peaceful {
+            return;
+        }
         if self.faults.calm_since.is_none() {
             return self.calm();
         }

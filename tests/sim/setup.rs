@@ -28,6 +28,8 @@ pub struct Setup {
     pub focus: &'static [&'static str],
     /// There are no other faults than those, one after the other, and no node stays broken.
     pub directed: bool,
+    /// Nothing goes wrong, ever.
+    pub peaceful: bool,
     /// What is broken on purpose.
     pub planted: Option<Planted>,
     /// The rule for which this world was made, broken or not.
@@ -139,6 +141,7 @@ impl Setup {
             skew,
             focus: &[],
             directed: false,
+            peaceful: false,
             planted: None,
             like: None,
         }
