@@ -97,7 +97,7 @@ fn a_document_of_2020_loads_in_any_order() {
     let mut blocks = OLD.to_vec();
     let first = load(&blocks.concat(), &[]).expect("the document of 2020 loads");
     assert_eq!((first.local.id.as_str(), first.remotes.len(), first.balancers.len()), ("server1", 2, 1));
-    assert_eq!(first.balancers[0].backends[1], "192.168.0.71:6444".parse().expect("an address"));
+    assert_eq!(first.balancers[0].backends[1].target.to_string(), "192.168.0.71:6444");
     assert!(first.announce && first.start_as_leader && !first.single_node && first.balancers[0].bind_to_vip);
     for _ in 0..200 {
         for n in (1..blocks.len()).rev() {
@@ -145,7 +145,7 @@ fn the_sample_passes_check_and_reads_back_as_given() {
     assert!(config.start_as_leader && !config.announce);
     let lb = &config.balancers[0];
     assert_eq!((lb.name.as_str(), lb.port, lb.bind_to_vip), ("a \"quoted\": #name {VIP}", 443, true));
-    let backends: Vec<String> = lb.backends.iter().map(ToString::to_string).collect();
+    let backends: Vec<String> = lb.backends.iter().map(|b| b.target.to_string()).collect();
     assert_eq!(backends, ["10.0.0.7:8443", "[2001:db8::7]:8443", "10.0.0.8:443"], "without a port of its own: the balancer's");
 }
 
@@ -174,7 +174,7 @@ fn the_sample_reads_the_environment_of_2020_and_flags_win() {
     assert!(config.single_node && config.start_as_leader && !config.announce && config.remotes.is_empty());
     let lb = &config.balancers[0];
     assert_eq!((lb.name.as_str(), lb.port), ("yes", 81));
-    let backends: Vec<String> = lb.backends.iter().map(ToString::to_string).collect();
+    let backends: Vec<String> = lb.backends.iter().map(|b| b.target.to_string()).collect();
     assert_eq!(backends, ["10.1.0.7:10080", "10.1.0.1:10080"], "ports are decimal, and the node itself is a backend too");
 }
 
@@ -341,7 +341,8 @@ fn peers_as_backends_of_a_node_without_address_are_no_backends() {
     let text = "vip: 10.0.0.9\ninterface: eth0\nsingleNode: true\nlocalPeer: {id: a}\naddPeersAsBackends: true\nloadBalancers:\n- {port: 80, bindToVip: true, backendPort: 81}\n";
     assert!(load(text, &[]).expect_err("no backend").starts_with("f:7: loadBalancers[0].backends: missing"));
     let config = load(&text.replace("{id: a}", "{id: a, address: 10.0.0.1}"), &[]).expect("sound");
-    assert_eq!(config.balancers[0].backends, ["10.0.0.1:81".parse().expect("an address")]);
+    let address: std::net::SocketAddr = "10.0.0.1:81".parse().expect("an address");
+    assert_eq!(config.balancers[0].backends, [address.into()]);
 }
 
 #[test]
@@ -595,7 +596,7 @@ fn assert_sound(config: &Config, text: &str) {
     assert!(config.timing.lease >= config.timing.heartbeat * 3 && config.timing.heartbeat.as_millis() >= 5, "{text}");
     assert!(config.state_dir.is_absolute() && config.control_socket.as_os_str().len() <= 107, "{text}");
     for lb in &config.balancers {
-        assert!(lb.port > 0 && !lb.backends.is_empty() && lb.backends.iter().all(|b| b.port() > 0), "{text}");
+        assert!(lb.port > 0 && !lb.backends.is_empty() && lb.backends.iter().all(|b| b.target.port() > 0), "{text}");
         assert!(config.balancers.iter().filter(|o| o.name == lb.name || o.port == lb.port).count() == 1, "{text}");
     }
 }

@@ -86,6 +86,7 @@ fn open_one(b: &Balancer, vip: IpAddr, limits: &Limits) -> Result<Listener, (Soc
         },
     };
     tcp::set_patience(&fd, limits.user_timeout);
+    let addresses: Vec<SocketAddr> = b.backends.iter().filter_map(|b| b.target.address()).collect();
     let backend = |&address: &SocketAddr| Backend { address, open: 0, connected: 0, failed: 0 };
     Ok(Listener {
         name: b.name.clone(),
@@ -93,8 +94,8 @@ fn open_one(b: &Balancer, vip: IpAddr, limits: &Limits) -> Result<Listener, (Soc
         fd: Some(fd),
         vip: b.bind_to_vip,
         ready: false,
-        chooser: Chooser::new(b.backends.len()),
-        backends: b.backends.iter().map(backend).collect(),
+        chooser: Chooser::new(addresses.len()),
+        backends: addresses.iter().map(backend).collect(),
         open: 0,
         accepted: 0,
         no_backend: 0,

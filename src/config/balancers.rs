@@ -91,13 +91,8 @@ fn balancer(raw: &RawBalancer, around: &Around<'_>, add_peers: bool, found: &mut
     listen.beside_raft(around, found);
     listen.no_loop(&backends, around, found);
     listen.once(&backends, found);
-    let backends = backends.into_iter().map(|b| b.address).collect();
-    (found.problems.len() == before).then_some(Balancer {
-        name: name(raw, listen.port),
-        port: listen.port,
-        bind_to_vip,
-        backends,
-    })
+    let backends = backends.into_iter().map(|b| b.address.into()).collect();
+    (found.problems.len() == before).then(|| Balancer::new(name(raw, listen.port), listen.port, bind_to_vip, backends))
 }
 
 /// The label, fit for a log line: at most 64 characters, none of them a control character.

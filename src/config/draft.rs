@@ -142,6 +142,8 @@ fn checked(file: &Path, raw: &RawConfig, overrides: &Overrides, found: &mut Foun
         witness: moves.witness,
         preempt: moves.preempt,
         track_backends: moves.track_backends,
+        max_connections: None,
+        resolve_interval: Duration::from_secs(30),
         realtime: moves.realtime,
         state_dir: PathBuf::new(),
         control_socket: PathBuf::new(),

@@ -16,6 +16,7 @@ pub mod here; // the configuration against this machine (pure)
 mod lan; // who else of this machine answers for the VIP (pure)
 pub mod machine; // facts about this machine (effects)
 mod moves; // when and how the VIP moves
+mod network; // networks in CIDR notation
 mod nodes; // raw peers → checked peers
 mod places; // the directories that the daemon writes to (effects)
 mod problem; // problems, warnings, nearest words
@@ -23,8 +24,9 @@ mod raw; // the shape of the file
 mod tree; // YAML → tree with lines
 mod walk; // typed reading out of the tree
 
-pub use checked::{Balancer, Config, Peer, Timing};
+pub use checked::{Ask, Backend, Balance, Balancer, Config, HealthCheck, Peer, ProxyVersion, Target, Timeouts, Timing};
 pub use draft::{Draft, Lines, Overrides, Placed, judge};
+pub use network::Network;
 pub use places::{Refused, Why};
 pub use problem::{Problem, Problems, Warning};
 pub(crate) use problem::{nearest, shown};

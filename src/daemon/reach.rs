@@ -59,7 +59,8 @@ impl Tracker {
     /// Starts asking, where the configuration wants it and the cluster could act on it.
     pub fn start(config: &Config, cluster: Option<&Cluster>) -> Option<Rc<Self>> {
         let cluster = cluster.filter(|_| config.track_backends)?.clone();
-        let mut backends: Vec<SocketAddr> = config.balancers.iter().flat_map(|b| b.backends.iter().copied()).collect();
+        let mut backends: Vec<SocketAddr> =
+            config.balancers.iter().flat_map(|b| b.backends.iter().filter_map(|b| b.target.address())).collect();
         backends.sort_unstable();
         backends.dedup();
         // One more round without an answer, the first, tells: a node that has just started must not be preferred for nothing.

@@ -24,7 +24,7 @@ pub struct Rig {
 }
 
 pub fn balancer(port: u16, bind_to_vip: bool, backends: &[SocketAddr]) -> Balancer {
-    Balancer { name: format!("b{port}"), port, bind_to_vip, backends: backends.to_vec() }
+    Balancer::new(format!("b{port}"), port, bind_to_vip, backends.iter().map(|&b| b.into()).collect())
 }
 
 pub fn spec(balancers: Vec<Balancer>) -> Spec {
