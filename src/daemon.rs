@@ -5,16 +5,19 @@
 //!    ▲── gone, fit ──────────────────────┘
 //! ```
 
+pub mod baton; // what one program hands to the next
 mod claims; // other hosts that claim the VIP
 mod commands; // what the control socket tells to do
 mod cordon; // the mark that outlives a restart
 mod fitness; // what speaks against holding
 mod guard; // where the keeper hangs or dies
 pub mod holder; // between cluster, keeper and balancer
+mod kept; // the holder's part of the baton
 mod reach; // whether a backend is reached
 mod service; // what the service manager is told
 mod single; // the clock of a node alone
 mod stop; // the way out
+pub mod upgrade; // another program in the place of this one
 
 use crate::balancer::{self, Control, Forwarder};
 use crate::cluster::{self, Cluster, NodeId, runtime};
@@ -22,10 +25,11 @@ use crate::config::Config;
 use crate::release::Key;
 use crate::status::{self, PeerStatus, Snapshot};
 use crate::sys::clock::{Instant, now};
+use crate::sys::handed;
 use crate::sys::notify::Manager;
 use crate::sys::signal::Signals;
 use crate::vip::{KeeperLink, KeeperSide, Notify};
-use holder::{Holder, Lead};
+use holder::{Holder, KeptHolder, Lead};
 use log::{error, warn};
 use reach::Tracker;
 use service::{Service, Standing};
@@ -33,36 +37,71 @@ use single::Single;
 pub use single::hold_of;
 use smol::LocalExecutor;
 use std::cell::Cell;
+use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
+use upgrade::{Program, Resumed};
 
-/// Runs the daemon until it is told to stop (true), or can't go on (false, with the reason in the log). `link` leads to the
-/// keeper; without one this node never holds. `manager` started this program, and wants to know how it does.
-pub fn run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key, manager: Option<Manager>) -> bool {
-    let ended = try_run(config, link, signals, key, Service::new(manager));
+/// What the daemon is started with, beside its configuration.
+pub struct Origin {
+    /// To the keeper; without one this node never holds.
+    pub link: Option<KeeperLink>,
+    /// Those that mean stop.
+    pub signals: Signals,
+    /// What the secrets of this run are made of.
+    pub key: Key,
+    /// Who started this program, and wants to know how it does.
+    pub manager: Option<Manager>,
+    /// How this program was started.
+    pub program: Program,
+    /// The program before, whose place this one takes.
+    pub resumed: Option<Resumed>,
+}
+
+/// Runs the daemon until it is told to stop (true), or can't go on (false, with the reason in the log).
+pub fn run(config: Config, origin: Origin) -> bool {
+    let ended = try_run(config, origin);
     if let Err(why) = &ended {
         error!("{why}");
     }
     ended.is_ok()
 }
 
-fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key, service: Service) -> Result<(), String> {
+fn try_run(config: Config, origin: Origin) -> Result<(), String> {
     let executor = Rc::new(LocalExecutor::new());
     let _entered = runtime::enter(runtime::real(executor.clone()));
-    let listener = status::socket::bind(&config.control_socket)?;
+    let Origin { link, signals, key, manager, program, resumed } = origin;
+    let manager = manager.map(Rc::new);
+    let service = Service::new(manager.clone());
+    let socket = match &resumed {
+        Some(resumed) => {
+            handed::take(resumed.baton.control).map_err(|e| format!("can't go on with the control socket: {e}"))?.into()
+        }
+        None => status::socket::bind(&config.control_socket)?,
+    };
     let (forwarder, control) = Forwarder::open(balancer_spec(&config)).map_err(|e| e.to_string())?;
-    let socket = config.control_socket.clone();
+    let path = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
-        let daemon = Rc::new(Daemon::start(config, link, control, key).await?);
+        let listener = socket.try_clone().map_err(share)?;
+        let parts = Parts { link, control, key, manager, program, socket: listener };
+        let daemon = Rc::new(Daemon::start(config, parts, resumed.as_ref()).await?);
         for _ in 0..status::socket::CLIENTS {
-            let listener = listener.try_clone().map_err(|e| format!("can't share the control socket: {e}"))?;
+            let listener = socket.try_clone().map_err(share)?;
             let asked = daemon.clone();
             runtime::spawn(async move { status::socket::serve(listener, &*asked).await });
         }
+        if let Some(resumed) = resumed {
+            let upgraded = daemon.clone();
+            runtime::spawn(async move { upgraded.tell_upgraded(resumed).await });
+        }
         service.attend(daemon.live(signals), || daemon.stopping.get(), || daemon.standing()).await
     });
-    let _ = std::fs::remove_file(socket);
+    let _ = std::fs::remove_file(path);
     ended.map_err(|e| format!("the event loop failed: {e}"))?
+}
+
+fn share(e: std::io::Error) -> String {
+    format!("can't share the control socket: {e}")
 }
 
 fn balancer_spec(config: &Config) -> balancer::Spec {
@@ -75,9 +114,27 @@ fn balancer_spec(config: &Config) -> balancer::Spec {
     }
 }
 
+/// What a daemon is made of that was opened before.
+struct Parts {
+    link: Option<KeeperLink>,
+    control: Control,
+    key: Key,
+    manager: Option<Rc<Manager>>,
+    program: Program,
+    socket: UnixListener,
+}
+
 struct Daemon {
     config: Config,
+    /// Its first program.
     started: Instant,
+    /// The version of its first program, and so of its keeper.
+    first: String,
+    program: Program,
+    key: Key,
+    manager: Option<Rc<Manager>>,
+    /// Where it is told what to do.
+    socket: UnixListener,
     cluster: Option<Cluster>,
     holder: Rc<Holder>,
     control: Control,
@@ -88,25 +145,45 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(config: Config, link: Option<KeeperLink>, control: Control, key: Key) -> Result<Self, String> {
-        let cordoned = cordon::is_marked(&config.state_dir);
-        let fit = link.is_some() && !config.witness && !cordoned;
+    async fn start(config: Config, parts: Parts, resumed: Option<&Resumed>) -> Result<Self, String> {
+        let Parts { link, control, key, manager, program, socket } = parts;
+        let kept = resumed.map(|resumed| &resumed.baton.holder);
+        let cordoned = kept.map_or_else(|| cordon::is_marked(&config.state_dir), KeptHolder::is_cordoned);
+        let never = link.is_none() || config.witness;
+        let fit = kept.map_or(!never && !cordoned, |kept| kept.fitness(never).may_hold());
         let (lead, events, cluster) = if config.single_node {
-            let (single, events) = Single::start(&config, fit);
+            let (single, events) = Single::start(&config, fit, resumed.and_then(Resumed::single));
             (Lead::Single(single), events, None)
         } else {
-            let (cluster, events) = Cluster::start(cluster_spec(&config, fit, key)?).await?;
+            let earlier = resumed.map(Resumed::cluster).transpose()?.flatten();
+            let (cluster, events) = Cluster::start(cluster_spec(&config, fit, key.clone())?, earlier).await?;
             (Lead::Cluster(cluster.clone()), events, Some(cluster))
         };
-        let holder =
-            Holder::start(&config, link.map(|link| Rc::new(link) as Rc<dyn KeeperSide>), control.clone(), lead, events);
+        let link = link.map(|link| Rc::new(link) as Rc<dyn KeeperSide>);
+        let holder = Holder::start(&config, link, control.clone(), lead, events, kept);
         holder.set_cordoned(cordoned);
         if cordoned {
             warn!("{} is cordoned: it does not hold {} until `kube-vip uncordon`", config.local.id, config.vip);
         }
         let tracker = Tracker::start(&config, cluster.as_ref());
         let (commanded, stopping) = (Cell::new(false), Cell::new(false));
-        Ok(Self { config, started: now(), cluster, holder, control, tracker, commanded, stopping })
+        let started = resumed.map_or_else(now, |resumed| resumed.baton.started);
+        let first = resumed.map_or(env!("CARGO_PKG_VERSION"), |resumed| &resumed.baton.first).to_string();
+        Ok(Self {
+            config,
+            started,
+            first,
+            program,
+            key,
+            manager,
+            socket,
+            cluster,
+            holder,
+            control,
+            tracker,
+            commanded,
+            stopping,
+        })
     }
 
     fn standing(&self) -> Standing {
@@ -129,6 +206,7 @@ impl Daemon {
         let held = self.holder.held();
         let mut s = Snapshot {
             version: env!("CARGO_PKG_VERSION").to_string(),
+            keeper_version: self.first.clone(),
             id: self.config.local.id.clone(),
             role: "single".to_string(),
             vip: self.config.vip.to_string(),

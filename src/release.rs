@@ -12,7 +12,7 @@ use std::io::{self, Read};
 /// A raft vote as the keeper knows it: enough to tell two votes apart. A lower term than one already seen is spent.
 ///
 /// With `singleNode` the daemon counts the terms itself: each new hold needs a higher one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct VoteKey {
     /// raft term.
     pub term: u64,
@@ -43,9 +43,14 @@ impl Key {
         Ok(Self(bytes))
     }
 
-    /// From known bytes, for a simulator.
+    /// From known bytes: those that an earlier program of this run handed on, or a simulator's.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
+    }
+
+    /// For the program that takes this one's place in the same run.
+    pub const fn to_bytes(&self) -> [u8; 32] {
+        self.0
     }
 
     /// The secret of this vote.

@@ -104,7 +104,7 @@ fn spec(plan: Plan, index: usize) -> Spec {
 
 /// One node's life.
 async fn live(plan: Plan, index: usize, commands: Receiver<Do>, says: Arc<Mutex<Says>>) {
-    let (cluster, events) = Cluster::start(spec(plan, index)).await.expect("the node starts");
+    let (cluster, events) = Cluster::start(spec(plan, index), None).await.expect("the node starts");
     cluster.set_fenced(plan.fenced);
     let keeper = async {
         while let Ok(event) = events.recv().await {

@@ -33,6 +33,8 @@ pub enum Command {
     Cordon(Cordon),
     /// Hold again.
     Uncordon(Uncordon),
+    /// Go on as another program.
+    Upgrade(Upgrade),
     /// Remove left-overs.
     Cleanup(Cleanup),
     /// Say which program this is.
@@ -216,6 +218,19 @@ pub struct Cordon {
 #[derive(FromArgs, Debug, PartialEq)]
 #[argh(subcommand, name = "uncordon")]
 pub struct Uncordon {
+    /// the configuration the node was started with
+    #[argh(option, short = 'c', arg_name = "file")]
+    pub config: PathBuf,
+}
+
+/// the running daemon goes on as the program that was installed over it, with its connections and the VIP; `reload --exec` is the same
+#[derive(FromArgs, Debug, PartialEq)]
+#[argh(
+    subcommand,
+    name = "upgrade",
+    note = "The keeper, the small process that adds and removes the VIP, goes on with its old code until the next start; `status` tells both\nversions. Where the new program can't take over in place, or finds a problem in the configuration, nothing changes."
+)]
+pub struct Upgrade {
     /// the configuration the node was started with
     #[argh(option, short = 'c', arg_name = "file")]
     pub config: PathBuf,

@@ -6,8 +6,8 @@
 use crate::config::nearest;
 
 /// The commands, for look-up and suggestions.
-pub(super) const COMMANDS: [&str; 9] =
-    ["sample", "check", "start", "status", "handover", "cordon", "uncordon", "cleanup", "version"];
+pub(super) const COMMANDS: [&str; 10] =
+    ["sample", "check", "start", "status", "handover", "cordon", "uncordon", "upgrade", "cleanup", "version"];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
@@ -51,7 +51,7 @@ fn known(words: &[&str]) -> &'static [Flag] {
         ["check"] => &[CONFIG, Flag("here", None, Switch)],
         ["status"] => &[CONFIG, Flag("json", None, Switch)],
         ["handover"] => &[CONFIG, Flag("to", None, Value)],
-        ["cordon" | "uncordon" | "cleanup"] => &[CONFIG],
+        ["cordon" | "uncordon" | "cleanup" | "upgrade"] => &[CONFIG],
         ["sample", "config"] => SAMPLE_CONFIG,
         ["sample", "manifest"] => &[CONFIG, Flag("image", None, Value)],
         _ => &[],

@@ -10,6 +10,7 @@ mod orders; // tell the running node what to do
 mod sample; // a configuration or static Pod to edit
 mod start; // run the node
 mod status; // ask the running node
+mod upgrade; // another program in the place of the running one
 
 pub use args::{Cleanup, Start, Status};
 pub use exit::Exit;
@@ -38,6 +39,7 @@ Commands:
   status            ask the running node; --json for machines
   handover          move the VIP to another node; --to ID names it
   cordon, uncordon  this node votes but does not hold the VIP; it may again
+  reload --exec     go on as the program that was installed over the running one, without a gap (also: upgrade)
   cleanup           remove a VIP that an earlier run left behind
   version           print version, target and revision (also --version, -v, -V)
 
@@ -53,7 +55,10 @@ pub fn main() -> ExitCode {
 fn run(args: impl Iterator<Item = std::ffi::OsString>) -> Exit {
     let args: Result<Vec<String>, _> = args.map(std::ffi::OsString::into_string).collect();
     let Ok(args) = args else { return usage("an argument is not UTF-8") };
-    let args = match flags::normalise(&args) {
+    if let Some(start) = upgrade::question(&args) {
+        return asked(&start);
+    }
+    let args = match flags::normalise(&upgrade::spelled_out(args)) {
         Ok(args) => args,
         Err(why) => return usage(&why),
     };
@@ -76,6 +81,17 @@ fn parsed(args: &[String]) -> Exit {
     }
 }
 
+/// By the program that this one is to replace.
+fn asked(start: &[String]) -> Exit {
+    let args = flags::normalise(start);
+    let words: Vec<&str> = args.iter().flatten().map(String::as_str).collect();
+    match (&args, Top::from_args(&["kube-vip"], &words)) {
+        (Ok(_), Ok(Top { command: Command::Start(args) })) => upgrade::answer(&args),
+        (Err(why), _) => usage(why),
+        _ => usage("asked with other flags than those of `start`"),
+    }
+}
+
 fn dispatch(command: &Command) -> Exit {
     match command {
         Command::Start(args) => start::run(args),
@@ -83,6 +99,7 @@ fn dispatch(command: &Command) -> Exit {
         Command::HandOver(args) => orders::hand_over(args),
         Command::Cordon(args) => orders::cordon(args),
         Command::Uncordon(args) => orders::uncordon(args),
+        Command::Upgrade(args) => upgrade::run(args),
         Command::Cleanup(args) => cleanup::run(args),
         Command::Check(args) => check::run(args),
         Command::Sample(sample) => match &sample.what {
@@ -99,7 +116,15 @@ fn dispatch(command: &Command) -> Exit {
 /// # Errors
 /// The exit code, after all problems were printed.
 pub fn load(file: &Path, overrides: &Overrides) -> Result<Config, Exit> {
-    config::load(file, overrides).map_err(|p| refuse(&p)).map(|(config, _)| config)
+    load_all(file, overrides).map(|(config, _)| config)
+}
+
+/// As [`load`], with the warnings.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_all(file: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>), Exit> {
+    config::load(file, overrides).map_err(|p| refuse(&p))
 }
 
 /// As [`load`], and holds it against this machine first: for `start`. The warnings are returned, to be logged.

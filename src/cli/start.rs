@@ -1,12 +1,15 @@
 //! `start`: this process becomes the keeper, its child the daemon.
 //!
-//! Everything that needs privileges is opened first; then one fork, and each process drops what it does not need.
+//! Everything that needs privileges is opened first; then one fork, and each process drops what it does not need. A daemon whose program was
+//! replaced comes here once more, in the same process, with what its program before left: then nothing is opened, and nothing forked.
 
-use super::{Exit, Start, logger};
+use super::{Exit, Start, logger, upgrade};
 use crate::config::Config;
-use crate::daemon;
+use crate::daemon::baton::Baton;
+use crate::daemon::upgrade::{Program, Resumed};
+use crate::daemon::{self, Origin};
 use crate::release::Key;
-use crate::sys::notify::Manager;
+use crate::sys::notify::{KeptManager, Manager};
 use crate::sys::process::Side;
 use crate::sys::signal::{STOP, Signals};
 use crate::sys::{caps, process};
@@ -19,8 +22,16 @@ use std::path::{Path, PathBuf};
 
 /// Runs the command.
 pub fn run(args: &Start) -> Exit {
-    let threads = process::threads();
-    let (config, warnings) = match super::load_here(&args.config, &args.overrides()) {
+    let (program, threads) = (upgrade::program(args), process::threads());
+    let handed_on = upgrade::handed_on();
+    let resumed = matches!(handed_on, Some(Ok(_)));
+    // Held against this machine only where nothing of it runs here yet.
+    let loaded = if resumed {
+        super::load_all(&args.config, &args.overrides())
+    } else {
+        super::load_here(&args.config, &args.overrides())
+    };
+    let (config, warnings) = match loaded {
         Ok(loaded) => loaded,
         Err(exit) => return exit,
     };
@@ -29,17 +40,45 @@ pub fn run(args: &Start) -> Exit {
     for warning in warnings {
         log::warn!("{warning}");
     }
+    let started = match handed_on {
+        Some(Ok(baton)) => resume(config, baton, program),
+        Some(Err(why)) => {
+            error!("can't go on where the program before was: {why}. Starting anew");
+            begin(config, threads, program)
+        }
+        None => begin(config, threads, program),
+    };
+    started.unwrap_or_else(|(exit, why)| {
+        error!("{why}");
+        exit
+    })
+}
+
+fn begin(config: Config, threads: std::io::Result<usize>, program: Program) -> Result<Exit, Failure> {
     let manager = Manager::take().unwrap_or_else(|why| {
         log::warn!("{why}");
         None
     });
-    match threads.map_err(failed("count this process's threads")).and_then(|threads| start(config, threads, manager)) {
-        Ok(exit) => exit,
-        Err((exit, why)) => {
-            error!("{why}");
-            exit
-        }
+    start(config, threads.map_err(failed("count this process's threads"))?, manager, program)
+}
+
+/// In the daemon's process, whose privileges are dropped already.
+fn resume(config: Config, baton: Baton, program: Program) -> Result<Exit, Failure> {
+    let refused = |why: String| (Exit::Failed, format!("{why}. This daemon ends; its keeper removes the VIP"));
+    let resumed = Resumed::new(baton, &config).map_err(refused)?;
+    let baton = &resumed.baton;
+    let link = baton.link.as_ref().map(|kept| kept.resume(config.vip)).transpose().map_err(failed("go on with the keeper"))?;
+    let manager = baton.manager.as_ref().map(KeptManager::resume).transpose();
+    let manager = manager.map_err(failed("go on with the service manager"))?;
+    let key = baton.key();
+    // It was raised for this program; its children are to have nothing of it.
+    caps::keep_only(&[caps::NET_BIND_SERVICE]).map_err(|e| (Exit::Privileges, format!("can't drop capabilities: {e}")))?;
+    let signals = Signals::open(&STOP).map_err(failed("open a signalfd"))?;
+    if config.realtime {
+        be_punctual();
     }
+    let origin = Origin { link, signals, key, manager, program, resumed: Some(resumed) };
+    Ok(if daemon::run(config, origin) { Exit::Fine } else { Exit::Failed })
 }
 
 type Failure = (Exit, String);
@@ -70,11 +109,11 @@ fn gist(config: &Config) {
     );
 }
 
-fn start(config: Config, threads: usize, manager: Option<Manager>) -> Result<Exit, Failure> {
+fn start(config: Config, threads: usize, manager: Option<Manager>, program: Program) -> Result<Exit, Failure> {
     make_directories(&config)?;
     let key = Key::random().map_err(failed("read random numbers"))?;
     if config.disable_vip {
-        return run_daemon(config, None, key, manager);
+        return run_daemon(config, None, key, manager, program);
     }
     let mut keeper = Keeper::open(&keeper_spec(&config, &key)).map_err(|e| (exit_of(e.kind), e.to_string()))?;
     let (ours, theirs) = vip::link::pair().map_err(failed("make a socket pair"))?;
@@ -86,7 +125,7 @@ fn start(config: Config, threads: usize, manager: Option<Manager>) -> Result<Exi
         Side::Child => {
             // The keeper's descriptors hold the VIP's name on this host: they must not live on here.
             drop((keeper, ours));
-            run_daemon(config, Some(theirs), key, manager)
+            run_daemon(config, Some(theirs), key, manager, program)
         }
         Side::Parent(pid) => {
             drop((theirs, manager));
@@ -110,7 +149,13 @@ fn keep(keeper: Keeper, link: End, pid: Pid, other_user: bool) -> Exit {
     Exit::from_code(exit.exit_code())
 }
 
-fn run_daemon(config: Config, link: Option<End>, key: Key, manager: Option<Manager>) -> Result<Exit, Failure> {
+fn run_daemon(
+    config: Config,
+    link: Option<End>,
+    key: Key,
+    manager: Option<Manager>,
+    program: Program,
+) -> Result<Exit, Failure> {
     let signals = Signals::open(&STOP).map_err(failed("open a signalfd"))?;
     if config.realtime {
         be_punctual();
@@ -118,7 +163,8 @@ fn run_daemon(config: Config, link: Option<End>, key: Key, manager: Option<Manag
     caps::drop_to_unprivileged(config.user.as_deref(), config.group.as_deref())
         .map_err(|e| (Exit::Privileges, e.to_string()))?;
     let link = link.map(|end| KeeperLink::new(end, config.vip)).transpose().map_err(failed("use the socket to the keeper"))?;
-    Ok(if daemon::run(config, link, signals, key, manager) { Exit::Fine } else { Exit::Failed })
+    let origin = Origin { link, signals, key, manager, program, resumed: None };
+    Ok(if daemon::run(config, origin) { Exit::Fine } else { Exit::Failed })
 }
 
 /// Runs before other work of the machine, and never waits for a page from a disk, as far as this machine allows.

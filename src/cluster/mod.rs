@@ -11,6 +11,7 @@ mod network;
 mod peer;
 mod peers;
 mod record;
+mod resume;
 pub mod rules;
 pub mod runtime;
 mod shared;
@@ -20,6 +21,7 @@ pub mod vote;
 pub mod wake;
 
 pub use peers::wires::{Label, Wires};
+pub use resume::Kept;
 
 use crate::reactor::Async;
 use crate::release::{Key, VoteKey};
@@ -31,6 +33,7 @@ use shared::Shared;
 use smol::channel::{Receiver, bounded};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -114,6 +117,7 @@ pub enum Event {
 #[derive(Clone)]
 pub struct Cluster {
     shared: Rc<Shared>,
+    ports: Option<Rc<Ports>>,
     disk_ok: Rc<std::cell::Cell<bool>>,
 }
 
@@ -166,11 +170,16 @@ pub struct Says {
 
 impl Cluster {
     /// Opens the disk, starts raft, the driver and the peers on the current executor. Errors are for the user as they are.
-    pub async fn start(spec: Spec) -> Result<(Cluster, Receiver<Event>), String> {
+    ///
+    /// `earlier`: an earlier program of this run, whose place this one takes.
+    pub async fn start(spec: Spec, earlier: Option<(Kept, Ports)>) -> Result<(Cluster, Receiver<Event>), String> {
         let address = spec.own().address;
-        let (cluster, events) = Self::start_node(spec).await?;
-        runtime::spawn(peers::serve(cluster.shared.clone(), listen(address)?));
-        runtime::spawn(peers::read_notices(cluster.shared.clone(), listen_for_notices(address)?));
+        let (kept, ports) = earlier.unzip();
+        let (mut cluster, events) = Self::start_node(spec, kept).await?;
+        let ports = Rc::new(ports.map_or_else(|| Ports::open(address), Ok)?);
+        runtime::spawn(peers::serve(cluster.shared.clone(), ports.clone()));
+        runtime::spawn(peers::read_notices(cluster.shared.clone(), ports.clone()));
+        cluster.ports = Some(ports);
         for index in 0..cluster.shared.peers.len() {
             runtime::spawn(peers::keep_connected(cluster.shared.clone(), index));
         }
@@ -178,16 +187,13 @@ impl Cluster {
     }
 
     /// The same without any way to the peers: a simulator carries the frames, by [`Cluster::wires`].
-    pub async fn start_node(spec: Spec) -> Result<(Cluster, Receiver<Event>), String> {
+    pub async fn start_node(spec: Spec, earlier: Option<Kept>) -> Result<(Cluster, Receiver<Event>), String> {
         let ids = || spec.members.iter().map(|m| m.id.as_str());
         let hash = peers::hello::cluster_hash(ids(), Some(spec.vip));
         let disk = disk::Disk::open(&spec.state_dir, &spec.id).map_err(|e| e.to_string())?;
         let members_hash = peers::hello::cluster_hash(ids(), None);
         same_members(&disk, members_hash, &spec)?;
-        let unfenced = spec.unfenced_wait();
-        let quiet = quiet_for(spec.lease, unfenced, disk.recorded_lease());
-        let quiet_until = runtime::now() + quiet;
-        log::info!("quiet for {} ms: promises of an earlier run may still count", quiet.as_millis());
+        earlier.as_ref().map_or(Ok(()), |kept| kept.check(&disk))?;
         let hello = peers::hello::Hello {
             cluster: hash,
             id: spec.id.clone(),
@@ -195,22 +201,47 @@ impl Cluster {
             lease_ms: millis(spec.lease),
             heartbeat_ms: millis(spec.heartbeat),
             fence_fast: spec.fence_fast,
-            incarnation: runtime::random(),
+            incarnation: earlier.as_ref().map_or_else(runtime::random, |kept| kept.incarnation),
         };
-        let hold = HoldRule::new(spec.lease, spec.drop_margin);
         let lease = spec.lease;
-        let promise = Promise::new(lease, unfenced);
-        let shared = Rc::new(Shared::new(spec, hello, hold, promise, quiet_until));
-        // On the device before this node makes any promise that the next run must wait out.
-        disk.record_lease(quiet).await;
-        disk.record_cluster(members_hash).await;
+        let leads = earlier.as_ref().is_some_and(Kept::leads);
+        let (shared, record) = match &earlier {
+            Some(kept) => go_on(spec, hello, kept),
+            None => begin(spec, hello, &disk, members_hash).await,
+        };
+        shared.set_empty(disk.is_empty());
         let (network, log, machine) = (network::Network(shared.clone()), disk.log_store(), disk.machine());
-        let raft = Raft::new(shared.me.clone(), raft_config(lease)?, network, log, machine).await;
+        let raft = Raft::new(shared.me.clone(), raft_config(lease, leads)?, network, log, machine).await;
         shared.set_raft(raft.map_err(|e| format!("can't start raft: {e}"))?);
-        let cluster = Cluster { disk_ok: disk.disk_ok_cell(), shared };
-        cluster.shared.set_record(record::Record::new(disk, quiet));
+        let cluster = Cluster { disk_ok: disk.disk_ok_cell(), shared, ports: None };
+        cluster.shared.set_record(match &earlier {
+            Some(kept) => kept.record(disk),
+            None => record::Record::new(disk, record),
+        });
+        if let Some(kept) = &earlier {
+            kept.restored(&cluster.shared).await?;
+        }
         let events = cluster.spawn_driver();
         Ok((cluster, events))
+    }
+
+    /// What the program that takes this one's place needs of this part, as it is now.
+    ///
+    /// # Errors
+    /// Why not now; a moment later it may do.
+    pub fn keep(&self) -> Result<Kept, &'static str> {
+        resume::keep(&self.shared)
+    }
+
+    /// The sockets that peers know.
+    pub fn ports(&self) -> Option<&Ports> {
+        self.ports.as_deref()
+    }
+
+    /// When this leader's newest heartbeat that a majority has acknowledged was sent; none: it does not lead, or there was none so far.
+    pub fn acknowledged(&self) -> Option<Instant> {
+        use openraft::async_runtime::watch::WatchReceiver;
+        self.shared.raft().metrics().borrow_watched().last_quorum_acked.map(|at| at.into_inner())
     }
 
     /// This node's end of its links, for whoever carries the frames instead of TCP.
@@ -253,6 +284,11 @@ impl Cluster {
         self.shared.set_reaches(reaches);
     }
 
+    /// As it was said last; at first, that it does.
+    pub fn reaches(&self) -> bool {
+        self.shared.reaches()
+    }
+
     /// Lets the VIP go and hands the leadership to this peer, or to the best one; returns who leads now. Takes a few milliseconds, at
     /// most two leases and the time until the VIP is seen gone.
     ///
@@ -289,6 +325,29 @@ impl Cluster {
             peers: self.shared.peers.iter().map(peer_view).collect(),
         }
     }
+}
+
+/// A run that begins: quiet, until what earlier ones promised has passed. Returns for how long, as it is recorded.
+async fn begin(spec: Spec, hello: peers::hello::Hello, disk: &disk::Disk, members_hash: u64) -> (Rc<Shared>, Duration) {
+    let unfenced = spec.unfenced_wait();
+    let quiet = quiet_for(spec.lease, unfenced, disk.recorded_lease());
+    let quiet_until = runtime::now() + quiet;
+    log::info!("quiet for {} ms: promises of an earlier run may still count", quiet.as_millis());
+    let hold = HoldRule::new(spec.lease, spec.drop_margin);
+    let promise = Promise::new(spec.lease, unfenced);
+    let shared = Rc::new(Shared::new(spec, hello, hold, promise, quiet_until));
+    // On the device before this node makes any promise that the next run must wait out.
+    disk.record_lease(quiet).await;
+    disk.record_cluster(members_hash).await;
+    (shared, quiet)
+}
+
+/// A run that goes on under another program.
+fn go_on(spec: Spec, hello: peers::hello::Hello, kept: &Kept) -> (Rc<Shared>, Duration) {
+    let quiet_until = kept.quiet_until(spec.lease);
+    let shared = Shared::new(spec, hello, kept.hold.clone(), kept.promise.clone(), quiet_until);
+    shared.go_on_from(kept);
+    (Rc::new(shared), Duration::ZERO)
 }
 
 /// raft's list of members is on disk; other ids in the configuration would make two clusters out of one.
@@ -328,6 +387,31 @@ fn millis(d: Duration) -> u64 {
     u64::try_from(d.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The sockets that peers know: TCP for raft, UDP for notices.
+pub struct Ports {
+    tcp: Async<TcpListener>,
+    udp: Async<UdpSocket>,
+}
+
+impl Ports {
+    fn open(address: SocketAddr) -> Result<Self, String> {
+        Ok(Self { tcp: listen(address)?, udp: listen_for_notices(address)? })
+    }
+
+    /// Those of an earlier program of this run.
+    ///
+    /// # Errors
+    /// Where they can't be waited for.
+    pub fn of(tcp: OwnedFd, udp: OwnedFd) -> std::io::Result<Self> {
+        Ok(Self { tcp: Async::new(tcp.into())?, udp: Async::new(udp.into())? })
+    }
+
+    /// As descriptors: TCP, UDP.
+    pub fn descriptors(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.tcp.get_ref().as_fd(), self.udp.get_ref().as_fd())
+    }
+}
+
 fn listen(address: SocketAddr) -> Result<Async<TcpListener>, String> {
     let bound = || -> std::io::Result<Async<TcpListener>> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -357,7 +441,7 @@ fn listen_for_notices(address: SocketAddr) -> Result<Async<UdpSocket>, String> {
 
 /// openraft's settings: its tick is off, its lease is ours, its RPC deadline half of it (a round trip above the deadline never
 /// counts as an acknowledgement).
-fn raft_config(lease: Duration) -> Result<Arc<openraft::Config>, String> {
+fn raft_config(lease: Duration, leads: bool) -> Result<Arc<openraft::Config>, String> {
     let lease = millis(lease);
     let config = openraft::Config {
         cluster_name: "kube-vip".to_string(),
@@ -366,8 +450,8 @@ fn raft_config(lease: Duration) -> Result<Arc<openraft::Config>, String> {
         election_timeout_max: lease,
         enable_tick: false,
         enable_pre_vote: Some(true),
-        // A restarted leader is a follower: its lease died with it.
-        enable_leader_restore: Some(false),
+        // A restarted leader is a follower: its lease died with it. One that goes on under another program leads on.
+        enable_leader_restore: Some(leads),
         // A follower whose disk was wiped is filled again instead of staying a learner.
         allow_log_reversion: Some(true),
         quorum_loss_probe_interval: Some(lease * 2),

@@ -2,6 +2,7 @@
 
 use super::disk::Disk;
 use super::runtime::Mutex;
+use super::types::Vote;
 use openraft::async_runtime::Mutex as _;
 use std::cell::Cell;
 use std::time::Duration;
@@ -14,10 +15,26 @@ pub struct Record {
     writing: Mutex<()>,
 }
 
+/// See [`Record::settled`].
+pub struct Settled {
+    /// The vote.
+    pub vote: Option<Vote>,
+    /// How long the next run stays quiet.
+    pub recorded: Duration,
+    /// Entries of the log wait for their sync.
+    pub unsynced: bool,
+}
+
 impl Record {
     /// `on_device`: what was recorded at the start.
     pub fn new(disk: Disk, on_device: Duration) -> Self {
         Self { disk, on_device: Cell::new(on_device), expected: Cell::default(), writing: Mutex::new(()) }
+    }
+
+    /// What the disk has, where nothing is being written and nothing failed; else why not now.
+    pub fn settled(&self) -> Result<Settled, &'static str> {
+        let vote = self.disk.settled()?;
+        Ok(Settled { vote, recorded: self.on_device.get(), unsynced: self.disk.is_unsynced() })
     }
 
     /// Returns when at least this is on the device, or the disk refuses: it counts in memory then, like a vote.

@@ -5,6 +5,7 @@ use super::peers::hello::Hello;
 use super::peers::message::{Proof, Request};
 use super::peers::wire::Flags;
 use super::record::Record;
+use super::resume::Kept;
 use super::rules::hold::HoldRule;
 use super::rules::lateness::Lateness;
 use super::rules::promise::Promise;
@@ -65,6 +66,9 @@ pub struct Shared {
     campaign: RefCell<Option<(VoteId, Instant)>>,
     record: OnceCell<Record>,
     commitment: RefCell<Option<(VoteId, Commitment)>>,
+    /// This program has taken over from another as leader, and no majority has answered it yet.
+    eager: Cell<bool>,
+    reconnected: Cell<bool>,
     raft: OnceCell<Raft>,
 }
 
@@ -101,6 +105,8 @@ impl Shared {
             campaign: RefCell::new(None),
             record: OnceCell::new(),
             commitment: RefCell::new(None),
+            eager: Cell::new(false),
+            reconnected: Cell::new(false),
             raft: OnceCell::new(),
             spec,
         }
@@ -114,6 +120,11 @@ impl Shared {
     /// Once. Without one nothing is recorded.
     pub fn set_record(&self, record: Record) {
         let _ = self.record.set(record);
+    }
+
+    /// The record, once there is one.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.get()
     }
 
     /// The raft handle.
@@ -182,6 +193,11 @@ impl Shared {
     /// Says whether this node leads and is about to name its successor.
     pub fn set_moving(&self, moving: bool) {
         self.moving.set(moving);
+    }
+
+    /// Whether it does.
+    pub fn is_moving(&self) -> bool {
+        self.moving.get()
     }
 
     /// Whether this node is about to end.
@@ -357,6 +373,27 @@ impl Shared {
         }
     }
 
+    /// The newest campaign.
+    pub fn last_campaign(&self) -> Option<(VoteId, Instant)> {
+        self.campaign.borrow().clone()
+    }
+
+    /// Goes on where an earlier program of this run was.
+    pub fn go_on_from(&self, kept: &Kept) {
+        self.granted.set(kept.granted);
+        self.stood.set(kept.stood);
+        self.campaign.replace(kept.campaign.clone());
+        self.reaches.set(kept.reaches);
+        self.eager.set(kept.leads());
+    }
+
+    /// Whether a leader is to beat at once, because a connection came up and no majority has acknowledged this program's heartbeats.
+    pub fn take_reconnected(&self, acknowledged: bool) -> bool {
+        let news = self.reconnected.take();
+        self.eager.set(self.eager.get() && !acknowledged);
+        news && self.eager.get()
+    }
+
     /// When the campaign for `vote` started, if it is this node's newest.
     pub fn campaigned_at(&self, vote: &VoteId) -> Option<Instant> {
         self.campaign.borrow().as_ref().filter(|(v, _)| v == vote).map(|(_, at)| *at)
@@ -386,6 +423,10 @@ impl Shared {
 
     /// A connection to this peer came up: replication need not wait for its back-off.
     pub fn peer_came_up(&self, id: &NodeId) {
+        if self.eager.get() {
+            self.reconnected.set(true);
+            self.wake.wake();
+        }
         if let Some(raft) = self.raft.get() {
             let (raft, id) = (raft.clone(), id.clone());
             runtime::spawn(async move {

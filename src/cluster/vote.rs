@@ -3,10 +3,11 @@
 use crate::cluster::fingerprint::fingerprint;
 use crate::cluster::types::{LeaderId, NodeId, Vote};
 use crate::release::VoteKey;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// (term, node id), ordered as openraft orders the votes of established leaders.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct VoteId {
     /// raft term.
     pub term: u64,

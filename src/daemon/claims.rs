@@ -31,6 +31,16 @@ impl Claims {
         news
     }
 
+    /// So many there were, this one last: who claimed is told once more.
+    pub fn of(count: u64, last: Option<Mac>) -> Self {
+        Self { count: Cell::new(count), last: Cell::new(last), told: RefCell::default() }
+    }
+
+    /// For [`Claims::of`].
+    pub fn kept(&self) -> (u64, Option<Mac>) {
+        (self.count.get(), self.last.get())
+    }
+
     /// How many there were.
     pub fn count(&self) -> u64 {
         self.count.get()

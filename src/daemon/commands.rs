@@ -8,6 +8,7 @@ use crate::status::question::{Answer, Command};
 use crate::status::socket::{self, Asked};
 use log::{info, warn};
 use std::cell::Cell;
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -23,6 +24,10 @@ impl Asked for Daemon {
 
     fn command(&self, command: Command) -> Pin<Box<dyn Future<Output = Answer> + '_>> {
         Box::pin(self.obey(command))
+    }
+
+    fn upgrade(&self, client: OwnedFd) -> Pin<Box<dyn Future<Output = Answer> + '_>> {
+        Box::pin(Self::upgrade(self, client))
     }
 }
 
@@ -47,6 +52,11 @@ impl Daemon {
                 Answer::Error(why)
             }
         }
+    }
+
+    /// One command at a time.
+    pub(super) fn turn(&self) -> Option<impl Drop + '_> {
+        Turn::take(&self.commanded)
     }
 
     async fn execute(&self, command: Command) -> Result<String, String> {

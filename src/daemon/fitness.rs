@@ -92,9 +92,15 @@ impl Holder {
         if self.fitness.get().standing_back {
             return;
         }
-        let wait = STAND_BACK.saturating_mul(1 << self.refusals.get().min(8)).min(STAND_BACK_MAX);
         self.refusals.set(self.refusals.get() + 1);
         self.change(|f| f.standing_back = true);
+        self.stand_back_again();
+    }
+
+    /// For as long as the last refusal asks, from now on.
+    pub(super) fn stand_back_again(self: &Rc<Self>) {
+        let before = self.refusals.get().saturating_sub(1);
+        let wait = STAND_BACK.saturating_mul(1 << before.min(8)).min(STAND_BACK_MAX);
         let holder = self.clone();
         runtime::spawn(async move {
             runtime::sleep(wait).await;

@@ -2,6 +2,7 @@
 
 use super::claims::Claims;
 use super::fitness::Fitness;
+pub use super::kept::KeptHolder;
 use super::single::Single;
 use crate::balancer::Control;
 use crate::cluster::runtime::now;
@@ -66,8 +67,8 @@ pub struct Holder {
     /// The last vote whose hold the keeper has ended.
     pub(super) ended: RefCell<Option<VoteId>>,
     pub(super) held: Cell<bool>,
-    held_since: Cell<Instant>,
-    gains: Cell<u64>,
+    pub(super) held_since: Cell<Instant>,
+    pub(super) gains: Cell<u64>,
     pub(super) refusals: Cell<u32>,
     pub(super) fitness: Cell<Fitness>,
     /// What the keeper said of the kernel fence: 0, or an OS error number.
@@ -81,13 +82,14 @@ pub struct Holder {
 }
 
 impl Holder {
-    /// Spawns the two tasks that carry orders and reports.
+    /// Spawns the two tasks that carry orders and reports. `kept`: what an earlier program of this process was at.
     pub fn start(
         config: &Config,
         link: Option<Rc<dyn KeeperSide>>,
         control: Control,
         lead: Lead,
         events: Receiver<Event>,
+        kept: Option<&KeptHolder>,
     ) -> Rc<Self> {
         let never = link.is_none() || config.witness;
         let prefix = if config.vip.is_ipv4() { 32 } else { 128 };
@@ -104,18 +106,23 @@ impl Holder {
             held_since: Cell::new(Instant::default()),
             gains: Cell::new(0),
             refusals: Cell::new(0),
-            fitness: Cell::new(Fitness::new(never)),
+            fitness: Cell::new(kept.map_or(Fitness::new(never), |kept| kept.fitness(never))),
             fence: Cell::new(None),
             silent_by: Cell::new(Instant::default()),
-            claims: Claims::default(),
+            claims: kept.map(KeptHolder::claims).unwrap_or_default(),
             gone: Wake::default(),
             end: RefCell::new(None),
             end_ring: Wake::default(),
         });
+        if let Some(kept) = kept {
+            holder.go_on_from(kept);
+        }
         runtime::spawn(holder.clone().carry_orders(events));
         if let Some(link) = holder.link.clone() {
             runtime::spawn(holder.clone().carry_reports(link));
-            runtime::spawn(holder.clone().probe());
+            if kept.is_none() {
+                runtime::spawn(holder.clone().probe());
+            }
             runtime::spawn(holder.clone().watch_the_address());
         }
         holder

@@ -64,7 +64,8 @@ impl Tracker {
         backends.sort_unstable();
         backends.dedup();
         // One more round without an answer, the first, tells: a node that has just started must not be preferred for nothing.
-        let reach = Cell::new(Reach { failed: ROUNDS - 1 });
+        // One whose program was replaced goes on as it was.
+        let reach = Cell::new(Reach { failed: if cluster.reaches() { ROUNDS - 1 } else { ROUNDS } });
         let tracker = Rc::new(Self { backends, reach, first: Cell::new(0) });
         runtime::spawn(tracker.clone().run(cluster));
         Some(tracker)

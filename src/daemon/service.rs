@@ -7,6 +7,7 @@ use crate::sys::notify::Manager;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::rc::Rc;
 use std::time::Duration;
 
 /// How often to look for news, at most.
@@ -117,13 +118,13 @@ impl Told {
 /// The service manager, as the daemon speaks to it.
 #[derive(Debug)]
 pub struct Service {
-    manager: Option<Manager>,
+    manager: Option<Rc<Manager>>,
     told: RefCell<Told>,
 }
 
 impl Service {
     /// None: nobody wants to know.
-    pub fn new(manager: Option<Manager>) -> Self {
+    pub fn new(manager: Option<Rc<Manager>>) -> Self {
         Self { manager, told: RefCell::new(Told::new(now())) }
     }
 
@@ -183,7 +184,6 @@ mod tests {
     use crate::reactor;
     use smol::LocalExecutor;
     use std::os::unix::net::{SocketAddr, UnixDatagram};
-    use std::rc::Rc;
 
     fn at(ms: u64) -> Instant {
         Instant::from_nanos(ms * 1_000_000)
@@ -265,7 +265,7 @@ mod tests {
             all.filter(|fed| *fed).count()
         };
         let address = SocketAddr::from_pathname(&path).expect("a short path");
-        let service = Service::new(Some(Manager::open(address, Some(Duration::from_millis(40))).expect("a socket")));
+        let service = Service::new(Some(Rc::new(Manager::open(address, Some(Duration::from_millis(40))).expect("a socket"))));
         let work = async {
             for _ in 0..3 {
                 while fed() == 0 {

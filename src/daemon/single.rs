@@ -1,6 +1,7 @@
 //! `singleNode`: no raft and no state. A clock says how long the VIP may be held, so that keeper and kernel let it go where this
 //! process hangs.
 
+use super::baton::KeptLead;
 use crate::cluster::rules::hold;
 use crate::cluster::runtime::now;
 use crate::cluster::vote::VoteId;
@@ -30,12 +31,14 @@ pub struct Single {
 }
 
 impl Single {
-    /// Starts the clock. While it may not hold (cordoned, or without a keeper), the channel stays open and silent.
-    pub fn start(config: &Config, may_hold: bool) -> (Rc<Self>, Receiver<Event>) {
+    /// Starts the clock. While it may not hold (cordoned, or without a keeper), the channel stays open and silent. `kept`: an earlier
+    /// program of this process had this term, to hold until then.
+    pub fn start(config: &Config, may_hold: bool, kept: Option<(u64, Instant)>) -> (Rc<Self>, Receiver<Event>) {
         let (sender, events) = bounded(4);
         let node = NodeId::new(&config.local.id).unwrap_or_else(|_| NodeId::from(0));
         let hold = hold_of(config);
-        let single = Rc::new(Self { term: Cell::new(1), until: Cell::new(now() + hold), may_hold: Cell::new(may_hold) });
+        let (term, until) = kept.unwrap_or_else(|| (1, now() + hold));
+        let single = Rc::new(Self { term: Cell::new(term), until: Cell::new(until), may_hold: Cell::new(may_hold) });
         let clock = single.clone();
         runtime::spawn(async move {
             while !sender.is_closed() {
@@ -54,6 +57,11 @@ impl Single {
         }
         self.until.set(now() + hold);
         Event::Hold { vote: VoteId::new(self.term.get(), node.clone()), until: self.until.get() }
+    }
+
+    /// For the program that takes this one's place.
+    pub fn keep(&self) -> KeptLead {
+        KeptLead::Single { term: self.term.get(), until: self.until.get() }
     }
 
     /// The hold ended: the next one is another.

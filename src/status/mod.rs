@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 pub struct Snapshot {
     /// Program version.
     pub version: String,
+    /// The keeper's: that of the program that was started, where another has taken the daemon's place since. Empty: as `version`.
+    #[serde(default)]
+    pub keeper_version: String,
     /// This node's id.
     pub id: String,
     /// `leader`, `follower`, `candidate`, `quiet`, `single`.

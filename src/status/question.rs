@@ -13,6 +13,8 @@ pub enum Question {
     Status,
     /// To do something: answered by an [`Answer`], once it is done.
     Do(Command),
+    /// To go on as the program that stands at the running one's path: answered by an [`Answer`], of that program if all is well.
+    Upgrade,
 }
 
 /// What a person may tell the running node.
@@ -45,6 +47,7 @@ impl Question {
         let words: Vec<&str> = line.strip_suffix('\n')?.split(' ').collect();
         Some(match words[..] {
             ["status"] => Self::Status,
+            ["upgrade"] => Self::Upgrade,
             ["handover"] => Self::Do(Command::HandOver { to: None }),
             ["handover", id] if !id.is_empty() && !id.contains(char::is_control) => {
                 Self::Do(Command::HandOver { to: Some(id.to_owned()) })
@@ -60,6 +63,7 @@ impl fmt::Display for Question {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Status => writeln!(f, "status"),
+            Self::Upgrade => writeln!(f, "upgrade"),
             Self::Do(command) => writeln!(f, "{command}"),
         }
     }
@@ -85,6 +89,7 @@ mod tests {
         let to = |id: &str| Question::Do(Command::HandOver { to: Some(id.to_owned()) });
         let all = [
             Question::Status,
+            Question::Upgrade,
             Question::Do(Command::HandOver { to: None }),
             to(&"x".repeat(64)),
             Question::Do(Command::Cordon),

@@ -7,6 +7,7 @@ use crate::reactor::{self, Async};
 use smol::future::FutureExt;
 use smol::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -27,6 +28,8 @@ pub trait Asked {
     fn snapshot(&self) -> Snapshot;
     /// Does it, within [`limit`], and tells how it ended.
     fn command(&self, command: Command) -> Pin<Box<dyn Future<Output = Answer> + '_>>;
+    /// Goes on as another program, which answers this client; returns only where that can't be.
+    fn upgrade(&self, client: OwnedFd) -> Pin<Box<dyn Future<Output = Answer> + '_>>;
 }
 
 /// How long a command may take where raft has this lease: a transfer, and where that fails an election.
@@ -87,6 +90,10 @@ async fn answer(stream: Async<UnixStream>, asked: &impl Asked) -> io::Result<()>
     let text = match Question::parse(&line) {
         Some(Question::Status) => serde_json::to_string(&asked.snapshot()),
         Some(Question::Do(command)) => serde_json::to_string(&asked.command(command).await),
+        Some(Question::Upgrade) => {
+            let client = stream.get_ref().as_fd().try_clone_to_owned()?;
+            serde_json::to_string(&asked.upgrade(client).await)
+        }
         None => serde_json::to_string(&Answer::Error("unknown question".to_string())),
     };
     let text = text.map_err(io::Error::other)?;
@@ -116,6 +123,22 @@ pub fn ask(path: &Path) -> Result<Snapshot, String> {
 /// Text for the user.
 pub fn tell(path: &Path, command: Command, limit: Duration) -> Result<String, String> {
     match read(path, &talk(path, &Question::Do(command), limit + PATIENCE * 2)?)? {
+        Answer::Done(text) => Ok(text),
+        Answer::Error(why) => Err(why),
+    }
+}
+
+/// Tells a running daemon to go on as the program that stands at its own path now, and waits for that one's word (blocking; for the
+/// command line). Returns what is so then.
+///
+/// # Errors
+/// Text for the user.
+pub fn upgrade(path: &Path, limit: Duration) -> Result<String, String> {
+    let text = talk(path, &Question::Upgrade, limit)?;
+    if text.is_empty() {
+        return Err("the new program ended before it could answer: see the log, and `kube-vip status`".to_string());
+    }
+    match read(path, &text)? {
         Answer::Done(text) => Ok(text),
         Answer::Error(why) => Err(why),
     }
@@ -175,6 +198,10 @@ mod tests {
                 let _ = self.begun.send(command).await;
                 self.end.recv().await.unwrap_or(Answer::Error("the test is over".to_string()))
             })
+        }
+
+        fn upgrade(&self, _: OwnedFd) -> Pin<Box<dyn Future<Output = Answer> + '_>> {
+            Box::pin(async { Answer::Error("not here".to_string()) })
         }
     }
 

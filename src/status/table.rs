@@ -16,7 +16,12 @@ pub fn render(s: &Snapshot) -> String {
 }
 
 fn write_node(out: &mut String, s: &Snapshot) -> std::fmt::Result {
-    writeln!(out, "node      {}  ({}, kube-vip {}, up {})", s.id, s.role, s.version, duration(s.uptime_ms))?;
+    let keeper = match s.keeper_version.as_str() {
+        "" => String::new(),
+        version if version == s.version => String::new(),
+        version => format!(", its keeper {version}"),
+    };
+    writeln!(out, "node      {}  ({}, kube-vip {}{keeper}, up {})", s.id, s.role, s.version, duration(s.uptime_ms))?;
     let leader = s.leader.as_deref().unwrap_or("none known");
     writeln!(out, "leader    {leader}{}", if s.term > 0 { format!("  (term {})", s.term) } else { String::new() })?;
     let held = match (s.held, s.hold_left_ms) {

@@ -43,18 +43,23 @@ pub fn permitted() -> io::Result<u64> {
     Ok(u64::from(words[0].permitted) | u64::from(words[1].permitted) << 32)
 }
 
-fn set(mask: u64) -> io::Result<()> {
-    let word = |bits: u64| Words { effective: bits as u32, permitted: bits as u32, inheritable: 0 };
-    let words = [word(mask), word(mask >> 32)];
+fn set(mask: u64, inheritable: u64) -> io::Result<()> {
+    let word =
+        |bits: u64, inheritable: u64| Words { effective: bits as u32, permitted: bits as u32, inheritable: inheritable as u32 };
+    let words = [word(mask, inheritable), word(mask >> 32, inheritable >> 32)];
     // SAFETY: version 3 reads one header and two word triples, which these are.
     let result = unsafe { libc::syscall(libc::SYS_capset, &header(), words.as_ptr()) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 fn prctl(option: libc::c_int, argument: libc::c_ulong) -> io::Result<()> {
+    prctl_with(option, argument, 0)
+}
+
+fn prctl_with(option: libc::c_int, argument: libc::c_ulong, second: libc::c_ulong) -> io::Result<()> {
     let zero: libc::c_ulong = 0;
     // SAFETY: the options used here take integers, no pointers.
-    let result = unsafe { libc::prctl(option, argument, zero, zero, zero) };
+    let result = unsafe { libc::prctl(option, argument, second, zero, zero) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
@@ -67,8 +72,21 @@ pub fn keep_only(capabilities: &[u32]) -> io::Result<()> {
     // Fails only before Linux 4.3, which has no ambient set.
     let _ = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong);
     let wanted = capabilities.iter().filter(|c| **c <= LAST).fold(0, |mask, c| mask | 1u64 << c);
-    set(permitted()? & wanted)?;
+    set(permitted()? & wanted, 0)?;
     prctl(libc::PR_SET_NO_NEW_PRIVS, 1)
+}
+
+/// The program that takes this one's place keeps the capabilities that this one has; its children, and those of this program, don't get
+/// them once [`keep_only`] is called again. (That no new privileges are allowed does not stand against it: these are not new.)
+///
+/// # Errors
+/// Before Linux 4.3, which has no ambient set.
+pub fn keep_over_exec() -> io::Result<()> {
+    let mask = permitted()?;
+    set(mask, mask)?;
+    let raise =
+        |capability: u32| prctl_with(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong, capability.into());
+    (0..=LAST).filter(|capability| mask >> capability & 1 == 1).try_for_each(raise)
 }
 
 fn empty_bounding_set() {

@@ -1,12 +1,13 @@
 //! The one place where time enters: CLOCK_BOOTTIME, which counts suspend and is untouched by wall-clock steps.
 
+use serde::{Deserialize, Serialize};
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::time::Duration;
 
 /// An instant on CLOCK_BOOTTIME, in nanoseconds since boot. Plain data: pure code takes it as an argument.
 ///
 /// All processes of one machine share this clock, so an `Instant` may cross a socket between them as its `u64`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Instant(u64);
 
 impl Instant {

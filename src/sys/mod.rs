@@ -4,6 +4,7 @@
 pub mod caps;
 pub mod clock;
 pub mod epoll;
+pub mod handed;
 pub mod ioctl;
 pub mod netlink;
 pub mod notify;

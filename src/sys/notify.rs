@@ -1,10 +1,12 @@
 //! The service manager that started this program: sd_notify(3)'s protocol, datagrams of `KEY=value` lines.
 
+use super::handed::{self, Passed};
+use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
 use std::env;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -91,6 +93,36 @@ impl Manager {
             Some(address) => self.socket.send_to_addr(lines, address),
             None => self.socket.send(lines),
         }
+    }
+}
+
+/// A manager as one program of this process hands it to the next.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptManager {
+    socket: RawFd,
+    /// As [`address`] reads it; none: the socket is one of a pair.
+    name: Option<Vec<u8>>,
+    watchdog: Option<Duration>,
+}
+
+impl KeptManager {
+    /// The same manager again. Call it once.
+    ///
+    /// # Errors
+    /// Where the descriptor is not that which was handed on.
+    pub fn resume(&self) -> io::Result<Manager> {
+        let address = self.name.as_ref().map(|name| address(OsStr::from_bytes(name))).transpose()?;
+        Ok(Manager { socket: handed::take(self.socket)?.into(), address, watchdog: self.watchdog })
+    }
+}
+
+impl Manager {
+    /// For the program that takes this one's place.
+    pub fn keep(&self, passed: &mut Passed) -> KeptManager {
+        let path = |address: &SocketAddr| address.as_pathname().map(|path| path.as_os_str().as_bytes().to_vec());
+        let hidden = |address: &SocketAddr| address.as_abstract_name().map(|name| [b"@", name].concat());
+        let name = self.address.as_ref().and_then(|address| path(address).or_else(|| hidden(address)));
+        KeptManager { socket: passed.add(&self.socket), name, watchdog: self.watchdog }
     }
 }
 

@@ -20,6 +20,12 @@ pub fn threads() -> io::Result<usize> {
     Ok(std::fs::read_dir("/proc/self/task")?.count())
 }
 
+/// Removes a variable from this process's environment. Call it while there is one thread.
+pub fn forget_variable(name: &str) {
+    // SAFETY: the caller has one thread, so nobody else reads the environment now.
+    unsafe { std::env::remove_var(name) }
+}
+
 /// Forks. Refused where the program has started threads, i.e. there are more than `at_first`, when it began: a lock that another
 /// thread holds would never open in the child.
 pub fn fork(at_first: usize) -> io::Result<Side> {
@@ -91,6 +97,16 @@ pub fn run_first(priority: u8) -> io::Result<()> {
     let result =
         unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const param) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Whether others of this process's user may not look into it (prctl(2), PR_SET_DUMPABLE): so after a change of user. Exec ends that.
+pub fn is_guarded() -> bool {
+    !nix::sys::prctl::get_dumpable().unwrap_or(true)
+}
+
+/// Makes it so, or not.
+pub fn guard(guarded: bool) {
+    let _ = nix::sys::prctl::set_dumpable(!guarded); // it knows no error for these two values
 }
 
 /// [`run_first`] for this program's two processes: the one that removes the VIP goes before the one that keeps it.

@@ -5,13 +5,15 @@ use super::wire::{self, Packet};
 use super::{Order, Report, VoteKey, host};
 use crate::reactor::Async;
 use crate::sys::clock::Instant;
+use crate::sys::handed::{self, Passed};
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair};
+use serde::{Deserialize, Serialize};
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -64,6 +66,33 @@ pub trait KeeperSide {
     }
     /// Whether this host's kernel has the VIP on any interface; `None`: it can't be read now.
     fn present(&self) -> Option<bool>;
+    /// For the program that takes this one's place; `None`: it can't be handed on.
+    fn keep(&self, _passed: &mut Passed) -> Option<KeptLink> {
+        None
+    }
+}
+
+/// A link as one program of the daemon hands it to the next. What the socket's queue holds is in the kernel and stays there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptLink {
+    socket: RawFd,
+    page: RawFd,
+    pending: Option<Packet>,
+    held: Option<VoteKey>,
+}
+
+impl KeptLink {
+    /// The same link again. Call it once.
+    ///
+    /// # Errors
+    /// Where the descriptors are not those that were handed on.
+    pub fn resume(&self, vip: IpAddr) -> io::Result<KeeperLink> {
+        let renewals = Rc::new(Renewals::of(handed::take(self.page)?)?);
+        let link = KeeperLink::new(End { fd: handed::take(self.socket)?, renewals }, vip)?;
+        link.pending.set(self.pending.and_then(|packet| Order::decode(&packet)));
+        link.held.set(self.held);
+        Ok(link)
+    }
 }
 
 impl KeeperSide for KeeperLink {
@@ -81,6 +110,12 @@ impl KeeperSide for KeeperLink {
 
     fn present(&self) -> Option<bool> {
         host::present(self.vip).ok()
+    }
+
+    fn keep(&self, passed: &mut Passed) -> Option<KeptLink> {
+        let page = passed.add(&self.renewals.file()?);
+        let socket = passed.add(self.fd.get_ref());
+        Some(KeptLink { socket, page, pending: self.pending.get().map(|order| order.encode()), held: self.held.get() })
     }
 }
 
@@ -236,6 +271,35 @@ mod tests {
         assert_eq!(orders(), 1, "a vote whose hold ended gets its refusal");
         link.send(LET_GO).expect("room");
         assert_eq!((orders(), keeper.renewals.read()), (1, None), "the end is a message, and nothing is renewed after it");
+    }
+
+    #[test]
+    fn the_next_program_goes_on_with_the_hold_the_pending_order_and_what_waits_in_the_socket() {
+        let (keeper, daemon) = pair().expect("a socket pair");
+        let link = KeeperLink::new(daemon, VIP).expect("a link");
+        let vote = VoteKey { term: 3, node: 1 };
+        let renewed = |link: &KeeperLink, n| link.send(Order::Hold { vote, until: Instant::from_nanos(n) }).expect("room");
+        renewed(&link, 1);
+        let held = Report::Held { vote, took: Duration::ZERO };
+        put(&keeper.fd, &held.encode()).expect("room");
+        assert_eq!(block_on(link.next()).expect("epoll").ok(), Some(held));
+        put(&keeper.fd, &Report::Link { up: true }.encode()).expect("room");
+        let mut passed = Passed::default();
+        let kept = link.keep(&mut passed).expect("this kernel has memfd_create");
+        assert_eq!(passed.len(), 2);
+        std::mem::forget((passed.open().expect("they are open"), link, keeper.renewals.clone())); // the old program ends so
+        let next = std::thread::spawn(move || {
+            let next = kept.resume(VIP).expect("the same link"); // with an epoll of its own, as it will have
+            kept.resume(VIP).expect_err("only once");
+            next.send(Order::Hold { vote, until: Instant::from_nanos(2) }).expect("room");
+            assert_eq!(block_on(next.next()).expect("epoll").ok(), Some(Report::Link { up: true }));
+            next.send(LET_GO).expect("room");
+        });
+        next.join().expect("it goes on");
+        let orders: Vec<_> = std::iter::from_fn(|| get(&keeper.fd).ok().flatten()).filter_map(|p| Order::decode(&p)).collect();
+        assert_eq!(orders.last(), Some(&LET_GO));
+        assert_eq!(orders.len(), 2, "the first order and the last: the renewal between was no message");
+        assert_eq!(keeper.renewals.read(), None, "the same page");
     }
 
     #[test]

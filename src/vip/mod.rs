@@ -28,8 +28,9 @@ mod wire;
 
 pub use host::{CleanupReport, FenceFound, Found, OpenError, OpenErrorKind, cleanup, present};
 pub use keeper::{Child, ExitReason, Keeper, KeeperSpec, Notify};
-pub use link::{End, KeeperLink, KeeperSide};
+pub use link::{End, KeeperLink, KeeperSide, KeptLink};
 pub use state::{lifetime_bound, lifetime_secs};
+pub use wire::VERSION as WIRE_VERSION;
 
 pub use crate::release::VoteKey;
 use crate::sys::clock::Instant;

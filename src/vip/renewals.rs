@@ -8,6 +8,7 @@ use super::VoteKey;
 use crate::sys::clock::Instant;
 use crate::sys::shared::Shared;
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::fence;
 
@@ -21,6 +22,16 @@ pub(super) struct Renewals(Shared<5>);
 impl Renewals {
     pub(super) fn new() -> io::Result<Self> {
         Shared::new().map(Self)
+    }
+
+    /// The page of an earlier program of the daemon's process.
+    pub(super) fn of(file: OwnedFd) -> io::Result<Self> {
+        Shared::of(file).map(Self)
+    }
+
+    /// By which the next program finds the page; none where this kernel can't hand it on.
+    pub(super) fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.0.file()
     }
 
     /// The hold under this vote lasts until then. For the daemon.

@@ -1,8 +1,12 @@
-//! Orders and reports as 32 bytes each: tag, small field, number, three 64-bit words. Both ends are one binary, so byte order is the host's.
+//! Orders and reports as 32 bytes each: tag, small field, number, three 64-bit words. Both ends are on one host, so byte order is its own.
 
 use super::{GoneWhy, Order, RefusedWhy, Report, Task, VoteKey};
 use crate::sys::clock::Instant;
 use std::time::Duration;
+
+/// Changes whenever a message, the page of renewals, or what one side expects of the other does: a daemon that was replaced in place talks
+/// to a keeper of the version before.
+pub const VERSION: u32 = 1;
 
 /// Length of every message.
 pub const LEN: usize = 32;

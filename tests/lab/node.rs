@@ -100,9 +100,24 @@ impl NodeConfig {
     }
 }
 
+thread_local! {
+    /// See [`use_program`].
+    static PROGRAM: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
+}
+
+/// From now on this thread starts another file than that which Cargo built.
+pub fn use_program(file: &Path) {
+    PROGRAM.set(Some(file.to_owned()));
+}
+
+/// The file that Cargo built, or `$KUBE_VIP_BIN`.
+pub fn built() -> PathBuf {
+    std::env::var_os("KUBE_VIP_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_kube-vip").into()).into()
+}
+
 /// The program under test: `$KUBE_VIP_BIN` or the one Cargo built, behind `$TEST_RUNNER` (e.g. an emulator) where that is set.
 pub fn kube_vip() -> Command {
-    let binary = std::env::var_os("KUBE_VIP_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_kube-vip").into());
+    let binary = PROGRAM.with_borrow(Clone::clone).unwrap_or_else(built);
     let runner = std::env::var("TEST_RUNNER").unwrap_or_default();
     let mut words = runner.split_whitespace();
     let Some(first) = words.next() else { return Command::new(binary) };

@@ -281,7 +281,7 @@ async fn live(env: &Mouth, config: Config, key: Key, inside: Rc<Inside>) -> Resu
     let spec =
         balancer::Spec { balancers: Vec::new(), vip: config.vip, serve_vip_always: false, limits: balancer::Limits::default() };
     let (_forwarder, control) = Forwarder::open(spec).map_err(|e| e.to_string())?;
-    let (cluster, events) = Cluster::start_node(cluster_spec(&config, true, key)?).await?;
+    let (cluster, events) = Cluster::start_node(cluster_spec(&config, true, key)?, None).await?;
     let wires = cluster.wires();
     let _ = inside.cluster.set(cluster.clone());
     let _ = inside.wires.set(wires.clone());
@@ -289,7 +289,7 @@ async fn live(env: &Mouth, config: Config, key: Key, inside: Rc<Inside>) -> Resu
         runtime::spawn(keep_connected(env.clone(), wires.clone(), inside.clone(), peer));
     }
     let link = inside.pipe.clone() as Rc<dyn KeeperSide>;
-    let holder = Holder::start(&config, Some(link), control.clone(), Lead::Cluster(cluster), events);
+    let holder = Holder::start(&config, Some(link), control.clone(), Lead::Cluster(cluster), events, None);
     let signal = async {
         inside.signalled.wait().await;
         Ok(())

@@ -40,6 +40,12 @@ impl<T: Send + 'static> Lane<T> {
         rx
     }
 
+    /// Whether all that was handed in is done.
+    pub fn is_idle(&self) -> bool {
+        let state = self.0.borrow();
+        state.idle.is_some() && state.queue.is_empty()
+    }
+
     async fn work_off(self: Rc<Self>, mut thing: T) {
         loop {
             let next = self.0.borrow_mut().queue.pop_front();

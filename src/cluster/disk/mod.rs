@@ -20,7 +20,7 @@ pub use files::Problem;
 pub use machine::{Machine, SnapshotBuilder};
 pub use store::LogStore;
 
-use super::types::{NodeId, SnapshotMeta};
+use super::types::{NodeId, SnapshotMeta, Vote};
 use ::log::warn;
 use files::{Directory, lost, read_votes};
 use format::{Found, open_file, seal_file};
@@ -87,6 +87,29 @@ impl Disk {
     /// The same, to keep and look at.
     pub fn disk_ok_cell(&self) -> Rc<Cell<bool>> {
         self.0.ok.clone()
+    }
+
+    /// The vote, where it is on the device and nothing else is being written; else why it can't be said now.
+    ///
+    /// # Errors
+    /// Text for the user.
+    pub fn settled(&self) -> Result<Option<Vote>, &'static str> {
+        self.0.settled()
+    }
+
+    /// Entries of the log wait for their sync.
+    pub fn is_unsynced(&self) -> bool {
+        self.0.is_unsynced()
+    }
+
+    /// Plans the sync that an earlier program of this run had planned.
+    pub fn sync_later(&self) {
+        self.0.plan_sync();
+    }
+
+    /// The vote as it was read.
+    pub fn vote(&self) -> Option<Vote> {
+        self.0.vote.borrow().clone()
     }
 
     /// Whether this node has neither voted nor any log: it may take part in a first election.

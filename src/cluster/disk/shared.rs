@@ -112,7 +112,23 @@ impl Shared {
         self.plan_sync();
     }
 
-    fn plan_sync(self: &Rc<Self>) {
+    /// The vote, where all that was handed in is written.
+    pub(super) fn settled(&self) -> Result<Option<Vote>, &'static str> {
+        let (vote, wanted) = (self.vote.borrow(), self.vote_wanted.borrow());
+        if !self.votes.is_idle() || !self.files.is_idle() || *vote != *wanted {
+            return Err("the disk is still writing");
+        }
+        if !self.ok.get() {
+            return Err("the disk does not take what is written: the next program would not find it");
+        }
+        Ok(vote.clone())
+    }
+
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.sync_planned.get()
+    }
+
+    pub(super) fn plan_sync(self: &Rc<Self>) {
         if self.sync_planned.replace(true) {
             return;
         }

@@ -52,6 +52,10 @@ impl Driver {
             let hold = self.shared.hold.borrow();
             (hold.is_spent(vote), hold.can_hold(vote), hold.may_be_held(now))
         };
+        if self.shared.take_reconnected(m.last_quorum_acked.is_some()) {
+            self.next_heartbeat = now; // what was sent before the connection came up went nowhere
+            self.turns.disturb();
+        }
         if may_be_held {
             return self.beat(now).await; // also while letting go: the lease guards what is still here
         }

@@ -1,13 +1,13 @@
 //! The keepers' notices: datagrams to the raft port.
 
+use crate::cluster::Ports;
 use crate::cluster::answer::noticed;
 use crate::cluster::runtime::sleep;
 use crate::cluster::shared::Shared;
 use crate::cluster::types::NodeId;
-use crate::reactor::Async;
 use crate::release::Notice;
 use log::{debug, warn};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ const BURST: u32 = 16;
 const REST: Duration = Duration::from_millis(1);
 
 /// Reads notices for ever. Anybody can send datagrams, under any address: what comes costs little and proves nothing by its sender.
-pub async fn read_notices(shared: Rc<Shared>, socket: Async<UdpSocket>) {
+pub async fn read_notices(shared: Rc<Shared>, ports: Rc<Ports>) {
+    let socket = &ports.udp;
     let mut bytes = [0; Notice::LEN + 1]; // one more, so that a longer one is seen to be longer
     let (mut burst, mut failing) = (0, false);
     loop {

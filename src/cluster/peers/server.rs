@@ -4,6 +4,7 @@ use super::hello::{self, Hello, Host};
 use super::io::{Broken, Reader, read_frame, read_preamble, reader, within};
 use super::message::{Request, Response};
 use super::wire::{self, Header, Kind};
+use crate::cluster::Ports;
 use crate::cluster::answer::answer;
 use crate::cluster::runtime::{now, sleep, spawn};
 use crate::cluster::shared::Shared;
@@ -13,7 +14,7 @@ use log::{debug, warn};
 use smol::future::FutureExt;
 use smol::io::AsyncWriteExt;
 use std::cell::{Cell, RefCell};
-use std::net::{IpAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, TcpStream};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,7 +30,8 @@ const LOG_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from
 const REST: Duration = Duration::from_millis(200);
 
 /// Accepts callers for ever.
-pub async fn serve(shared: Rc<Shared>, listener: Async<TcpListener>) {
+pub async fn serve(shared: Rc<Shared>, ports: Rc<Ports>) {
+    let listener = &ports.tcp;
     // Two counts, so that whoever fills the one can't keep the peers out.
     let (strangers, peers) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let refusals = Rc::new(Refusals::default());

@@ -11,6 +11,7 @@ use super::planted::{Planted, is_planted};
 use crate::cluster::vote::VoteId;
 use crate::release::VoteKey;
 use crate::sys::clock::Instant;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How long a leader may hold after a quorum acknowledged: 0.8 × lease − 10 ms, at least a quarter of the lease.
@@ -75,7 +76,7 @@ impl std::fmt::Display for Why {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Phase {
     /// Nothing held, nothing to wait for.
     Free,
@@ -85,8 +86,8 @@ enum Phase {
     Ending { vote: VoteId, until: Instant },
 }
 
-/// The hold of one node: remembers the current hold and the newest spent vote.
-#[derive(Clone, Debug)]
+/// The hold of one node: remembers the current hold and the newest spent vote. The next program of the same run goes on with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HoldRule {
     lease: Duration,
     hold: Duration,
@@ -188,6 +189,11 @@ impl HoldRule {
             Phase::Holding { vote, until } => Some((vote, *until)),
             _ => None,
         }
+    }
+
+    /// Ordered to let go, and not yet seen gone.
+    pub fn is_ending(&self) -> bool {
+        matches!(self.phase, Phase::Ending { .. })
     }
 
     /// When `step` must be called next even if nothing else happens.

@@ -12,6 +12,7 @@ use crate::cluster::types::NodeId;
 use crate::cluster::vote::VoteId;
 use crate::release::{Commitment, Secret, VoteKey};
 use crate::sys::clock::Instant;
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// How long the promise to an unfenced leader lasts: its hold, and as long as the VIP may linger after it where nobody removes it, by
@@ -20,7 +21,7 @@ pub fn unfenced_wait(lease: Duration, hold: Duration, lingers: Duration) -> Dura
     lease.max((hold + lingers) * 5 / 4)
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Heard {
     vote: VoteId,
     commitment: Commitment,
@@ -43,8 +44,8 @@ pub enum Shown {
     Nothing(&'static str),
 }
 
-/// The promise of one node.
-#[derive(Clone, Debug)]
+/// The promise of one node. The next program of the same run goes on with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promise {
     lease: Duration,
     unfenced: Duration,
