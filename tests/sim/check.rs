@@ -193,7 +193,7 @@ impl Check {
         if host.other_timing {
             self.fail(format!("node{} holds with a lease that no other node has", node + 1));
         }
-        let run = host.daemon.as_ref().map_or(0, |d| d.run);
+        let run = host.daemon.as_ref().map_or(0, |d| d.process);
         let until = clock.when(until);
         let mut why = None;
         let hold = self.holds.entry((vote.term, vote.node)).or_insert_with(|| Hold { node, run, until, ended: false });

@@ -7,10 +7,10 @@ use super::net::{Content, Packet};
 use kube_vip::balancer::{self, Forwarder};
 use kube_vip::cluster::runtime::{self, sleep};
 use kube_vip::cluster::wake::Wake;
-use kube_vip::cluster::{Cluster, NodeId, Wires};
+use kube_vip::cluster::{Cluster, Kept, NodeId, Wires};
 use kube_vip::config::Config;
 use kube_vip::daemon::cluster_spec;
-use kube_vip::daemon::holder::{Holder, Lead};
+use kube_vip::daemon::holder::{Holder, KeptHolder, Lead};
 use kube_vip::release::Key;
 use kube_vip::vip::{KeeperSide, Order, Report};
 use smol::future::FutureExt;
@@ -30,9 +30,12 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// The pause between two attempts, as the product has it.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(640));
 
-/// One run of one daemon.
+/// One program of one daemon.
 pub struct Daemon {
+    /// Its own number, by which its peers' connections know it.
     pub run: u64,
+    /// That of the first program of this process.
+    pub process: u64,
     pub env: Rc<SimEnv>,
     /// SIGSTOP.
     pub paused: bool,
@@ -43,8 +46,18 @@ pub struct Daemon {
     pub inside: Rc<Inside>,
 }
 
+/// A daemon between two programs: what the first left.
+pub struct Exec {
+    pub run: u64,
+    pub process: u64,
+    pub pipe: Rc<Pipe>,
+    cluster: Kept,
+    holder: KeptHolder,
+}
+
 /// What the world sees of the tasks within.
 pub struct Inside {
+    pub holder: OnceCell<Rc<Holder>>,
     pub wires: OnceCell<Wires>,
     pub cluster: OnceCell<Cluster>,
     pub lines: Vec<Line>,
@@ -160,16 +173,19 @@ impl KeeperSide for Pipe {
 
 impl Daemon {
     /// Starts it: its first turn is to be taken by the world.
-    pub fn start(env: Rc<SimEnv>, config: Config, key: Key, present: Rc<Cell<bool>>) -> Self {
+    pub fn start(env: Rc<SimEnv>, config: Config, key: Key, present: Rc<Cell<bool>>, exec: Option<Exec>) -> Self {
+        let before = exec.as_ref().map(|exec| exec.pipe.clone());
+        let process = exec.as_ref().map_or(env.run, |exec| exec.process);
         let pipe = Rc::new(Pipe {
             mouth: env.mouth(),
-            reports: RefCell::default(),
-            closed: Cell::new(false),
+            reports: RefCell::new(before.as_ref().map(|pipe| pipe.reports.take()).unwrap_or_default()),
+            closed: Cell::new(before.is_some_and(|pipe| pipe.is_closed())),
             wake: Wake::default(),
             present,
         });
         let inside = Rc::new(Inside {
             wires: OnceCell::new(),
+            holder: OnceCell::new(),
             cluster: OnceCell::new(),
             lines: config.remotes.iter().map(|_| Line::default()).collect(),
             pipe,
@@ -178,11 +194,11 @@ impl Daemon {
         let (run, within, surroundings) = (env.run, inside.clone(), env.mouth());
         env.executor
             .spawn(async move {
-                let ended = live(&surroundings, config, key, within).await;
+                let ended = live(&surroundings, config, key, within, exec).await;
                 surroundings.effect(Effect::Exit(ended));
             })
             .detach();
-        Self { run, env, paused: false, pause_after: None, inbox: VecDeque::new(), inside }
+        Self { run, process, env, paused: false, pause_after: None, inbox: VecDeque::new(), inside }
     }
 
     /// Takes in what has arrived; to be called inside its surroundings.
@@ -219,6 +235,19 @@ impl Daemon {
         let _inside = runtime::enter(self.env.clone());
         let role = self.inside.cluster.get().map_or("", |cluster| cluster.view().role);
         matches!(role, "leader" | "follower" | "candidate")
+    }
+
+    /// What its next program needs, if this is a moment for it. A message's bytes, as in the product: what does not go over is lost.
+    pub fn keep(&self, next: u64) -> Result<Exec, &'static str> {
+        let _inside = runtime::enter(self.env.clone());
+        let (cluster, holder) = self.inside.cluster.get().zip(self.inside.holder.get()).ok_or("it starts")?;
+        let (cluster, holder) = (cluster.keep()?, holder.keep()?);
+        if cluster.until() != holder.running() {
+            return Err("the hold has just changed");
+        }
+        let bytes = postcard::to_allocvec(&(&cluster, &holder)).map_err(|_| "it can't be written")?;
+        let (cluster, holder) = postcard::from_bytes(&bytes).map_err(|_| "it can't be read")?;
+        Ok(Exec { run: next, process: self.process, pipe: self.inside.pipe.clone(), cluster, holder })
     }
 
     /// SIGTERM.
@@ -277,11 +306,13 @@ pub fn node_of(me: usize, peer: usize) -> usize {
     if peer < me { peer } else { peer + 1 }
 }
 
-async fn live(env: &Mouth, config: Config, key: Key, inside: Rc<Inside>) -> Result<(), String> {
+async fn live(env: &Mouth, config: Config, key: Key, inside: Rc<Inside>, exec: Option<Exec>) -> Result<(), String> {
     let spec =
         balancer::Spec { balancers: Vec::new(), vip: config.vip, serve_vip_always: false, limits: balancer::Limits::default() };
     let (_forwarder, control) = Forwarder::open(spec).map_err(|e| e.to_string())?;
-    let (cluster, events) = Cluster::start_node(cluster_spec(&config, true, key)?, None).await?;
+    let (kept, kept_holder) = exec.map(|exec| (exec.cluster, exec.holder)).unzip();
+    let fit = kept_holder.as_ref().is_none_or(|kept| kept.fitness(false).may_hold());
+    let (cluster, events) = Cluster::start_node(cluster_spec(&config, fit, key)?, kept).await?;
     let wires = cluster.wires();
     let _ = inside.cluster.set(cluster.clone());
     let _ = inside.wires.set(wires.clone());
@@ -289,7 +320,8 @@ async fn live(env: &Mouth, config: Config, key: Key, inside: Rc<Inside>) -> Resu
         runtime::spawn(keep_connected(env.clone(), wires.clone(), inside.clone(), peer));
     }
     let link = inside.pipe.clone() as Rc<dyn KeeperSide>;
-    let holder = Holder::start(&config, Some(link), control.clone(), Lead::Cluster(cluster), events, None);
+    let holder = Holder::start(&config, Some(link), control.clone(), Lead::Cluster(cluster), events, kept_holder.as_ref());
+    let _ = inside.holder.set(holder.clone());
     let signal = async {
         inside.signalled.wait().await;
         Ok(())

@@ -24,8 +24,11 @@ enum Lasting {
     OtherTiming { node: usize },
 }
 
+/// The daemon goes on as another program: no fault, but a node that is away for a while and must have forgotten nothing.
+pub const UPGRADE: &str = "upgrade";
+
 /// Which faults there are, how often each comes.
-const WEIGHTS: [(&str, u64); 29] = [
+const WEIGHTS: [(&str, u64); 30] = [
     ("loss", 4),
     ("delay", 5),
     ("repetition", 3),
@@ -44,6 +47,7 @@ const WEIGHTS: [(&str, u64); 29] = [
     ("disk stall", 5),
     ("address changes stall", 4),
     ("SIGTERM", 5),
+    (UPGRADE, 8),
     ("hand-over", 5),
     ("carrier lost", 5),
     ("VIP removed by somebody", 2),
@@ -244,6 +248,10 @@ impl World {
             "disk stall" => self.hosts[node].disk.stalled_until = self.hub.now() + long,
             "address changes stall" => self.hosts[node].kernel.stall(short.min(1500 * MS)),
             "SIGTERM" => self.terminate(node),
+            UPGRADE => {
+                let takes = self.faults.rng.spread(MS, 400 * MS);
+                return self.upgrade(node, takes).is_ok();
+            }
             "hand-over" => self.hand_over(node),
             "carrier lost" => {
                 self.link_down(node, long);
@@ -436,7 +444,7 @@ impl World {
         });
         let now = self.hub.now();
         let host = &mut self.hosts[node];
-        let run = host.runs;
+        let runs = (host.keeper.as_ref().map_or(0, |k| k.run), host.daemon.as_ref().map_or(0, |d| d.run));
         if let Some(d) = host.daemon.as_mut().filter(|_| daemon && !daemon_stays) {
             (d.paused, d.pause_after) = (false, None);
             host.daemon_awake = now;
@@ -446,7 +454,7 @@ impl World {
         }
         // Which of the two runs first after SIGCONT is chance.
         let (first, second) = (self.faults.rng.below(MS), self.faults.rng.below(MS));
-        self.hub.after(first, What::Keeper { node, run });
-        self.hub.after(second, What::Daemon { node, run });
+        self.hub.after(first, What::Keeper { node, run: runs.0 });
+        self.hub.after(second, What::Daemon { node, run: runs.1 });
     }
 }

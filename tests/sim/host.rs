@@ -1,7 +1,7 @@
 //! One machine: its kernel, its disk, the unit with keeper and daemon.
 
 use super::clock::{Clock, SEC, Time};
-use super::daemon::{Daemon, address};
+use super::daemon::{Daemon, Exec, address};
 use super::disk::Disk;
 use super::hub::Hub;
 use super::keeper::Keeper;
@@ -24,6 +24,8 @@ pub struct Host {
     /// When the keeper is to be woken, so that it is woken once.
     pub keeper_wake: Time,
     pub daemon: Option<Daemon>,
+    /// Between two programs of it.
+    pub exec: Option<Exec>,
     /// When the daemon last went on after a pause, or began.
     pub daemon_awake: Time,
     /// Counts starts of the unit that were planned.
@@ -52,6 +54,7 @@ impl Host {
             keeper: None,
             keeper_wake: Time::MAX,
             daemon: None,
+            exec: None,
             daemon_awake: 0,
             unit: 0,
             starting: None,
@@ -101,7 +104,7 @@ impl Host {
 
     /// Whether nothing of its unit runs.
     pub fn is_idle(&self) -> bool {
-        self.keeper.is_none() && self.daemon.is_none() && self.starting.is_none()
+        self.keeper.is_none() && self.daemon.is_none() && self.exec.is_none() && self.starting.is_none()
     }
 
     /// Its state in one line.
@@ -111,6 +114,7 @@ impl Host {
             Some(k) => format!("{}{}", if k.paused { "stopped " } else { "" }, if k.in_call { "in call" } else { "runs" }),
         };
         let daemon = match &self.daemon {
+            None if self.exec.is_some() => "between two programs".to_string(),
             None => "none".to_string(),
             Some(d) if d.paused => "stopped".to_string(),
             Some(d) => d.describe(),

@@ -30,6 +30,8 @@ pub enum What {
     Keeper { node: usize, run: u64 },
     /// The daemon's process is to be looked after: orders for it, or it goes on after a pause.
     Daemon { node: usize, run: u64 },
+    /// The daemon's next program begins.
+    Exec { node: usize, run: u64 },
     /// systemd starts the unit.
     Unit { node: usize, turn: u64 },
     /// The next fault.

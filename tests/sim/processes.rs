@@ -56,7 +56,7 @@ impl World {
         keeper.forgets_deadlines = self.setup.planted == Some(Planted::NoDeadline);
         host.keeper = Some(keeper);
         let env = SimEnv::new(&self.hub, node, run, host.clock);
-        host.daemon = Some(Daemon::start(env, config, host.key.clone(), host.kernel.present.clone()));
+        host.daemon = Some(Daemon::start(env, config, host.key.clone(), host.kernel.present.clone(), None));
         self.check.starts(node);
         self.hub.note(node, "unit starts", run, 0);
         self.hub.after(latency(&self.hub), What::Keeper { node, run });
@@ -107,15 +107,21 @@ impl World {
         let now = self.hub.now();
         let host = &mut self.hosts[node];
         let Some(keeper) = host.keeper.as_mut() else { return };
-        let Some(daemon) = host.daemon.as_ref() else { return keeper.daemon_closed(now) };
-        if !daemon.inside.pipe.put(report) {
+        let pipe = match (&host.daemon, &host.exec) {
+            (Some(daemon), _) => &daemon.inside.pipe,
+            (None, Some(exec)) => &exec.pipe,
+            (None, None) => return keeper.daemon_closed(now),
+        };
+        if !pipe.put(report) {
             return keeper.blocked(true, now);
         }
         keeper.reported(now);
         self.check.reported(now, node, &report);
         let (what, term) = super::check::name(&report);
         self.hub.note(node, what, term, 0);
-        self.hub.after(latency(&self.hub), What::Daemon { node, run: daemon.run });
+        if let Some(daemon) = &self.hosts[node].daemon {
+            self.hub.after(latency(&self.hub), What::Daemon { node, run: daemon.run });
+        }
     }
 
     /// The proof that the hold under this vote has ended, to all peers.
@@ -319,10 +325,37 @@ impl World {
 
     /// SIGKILL.
     pub fn kill_daemon(&mut self, node: usize) {
-        if self.hosts[node].daemon.is_some() {
+        let exec = self.hosts[node].exec.take();
+        if self.hosts[node].daemon.is_some() || exec.is_some() {
             self.drop_daemon(node);
             self.after_daemon_end(node);
         }
+    }
+
+    /// execve(2) of the daemon, if this is a moment for it: its connections end, and its keeper sees nothing of it.
+    pub fn upgrade(&mut self, node: usize, takes: Time) -> Result<(), &'static str> {
+        let host = &mut self.hosts[node];
+        let daemon = host.daemon.as_ref().filter(|d| !d.paused && d.pause_after.is_none()).ok_or("it does not run")?;
+        let exec = daemon.keep(host.runs + 1)?;
+        host.runs += 1;
+        let run = exec.run;
+        self.drop_daemon(node);
+        self.hosts[node].exec = Some(exec);
+        self.connections_end(node);
+        self.hub.note(node, "daemon execs", run, takes / MS);
+        self.hub.after(takes, What::Exec { node, run });
+        Ok(())
+    }
+
+    /// The next program is there.
+    pub fn go_on_as_another(&mut self, node: usize, run: u64) {
+        let host = &mut self.hosts[node];
+        let Some(exec) = host.exec.take_if(|exec| exec.run == run) else { return };
+        let env = SimEnv::new(&self.hub, node, run, host.clock);
+        let config = host.config(&self.setup);
+        host.daemon = Some(Daemon::start(env, config, host.key.clone(), host.kernel.present.clone(), Some(exec)));
+        self.hub.note(node, "daemon goes on", run, 0);
+        self.run_daemon(node);
     }
 
     /// What the kernel does where a daemon ended: its connections are reset, its keeper hears of it.
@@ -330,11 +363,7 @@ impl World {
         let mut rng = self.hub.rng();
         self.hosts[node].disk.killed(&mut rng);
         drop(rng);
-        for other in (0..self.hosts.len()).filter(|n| *n != node) {
-            let Some(daemon) = &self.hosts[other].daemon else { continue };
-            let line = daemon.inside.lines[super::daemon::peer_of(other, node)].line.get();
-            self.post(node, other, Content::Reset { line });
-        }
+        self.connections_end(node);
         match self.hosts[node].keeper.as_mut() {
             Some(keeper) => {
                 keeper.signal(Input::DaemonClosed);
@@ -343,6 +372,14 @@ impl World {
                 self.hub.after(latency(&self.hub), What::Keeper { node, run });
             }
             None => self.restart_later(node),
+        }
+    }
+
+    fn connections_end(&mut self, node: usize) {
+        for other in (0..self.hosts.len()).filter(|n| *n != node) {
+            let Some(daemon) = &self.hosts[other].daemon else { continue };
+            let line = daemon.inside.lines[super::daemon::peer_of(other, node)].line.get();
+            self.post(node, other, Content::Reset { line });
         }
     }
 
@@ -361,7 +398,10 @@ impl World {
                     daemon.terminate(); // systemd ends what is left of the unit
                 }
             }
-            None => self.restart_later(node),
+            None => match &host.exec {
+                Some(exec) => exec.pipe.close(),
+                None => self.restart_later(node),
+            },
         }
     }
 
@@ -387,6 +427,7 @@ impl World {
     /// At the end of the world.
     pub fn bury(&mut self, node: usize) {
         self.drop_daemon(node);
+        self.hosts[node].exec = None;
         self.hosts[node].keeper = None;
     }
 

@@ -139,6 +139,7 @@ impl World {
                     self.run_daemon(node);
                 }
             }
+            What::Exec { node, run } => self.go_on_as_another(node, run),
             What::Unit { node, turn } => self.start_unit(node, turn),
             What::Fault => self.fault(),
             What::Heal(id) => self.heal(id),
