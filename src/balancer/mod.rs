@@ -20,12 +20,14 @@ mod control;
 mod engine;
 mod flow;
 mod life;
+mod line;
 mod listen;
 mod pipes;
 mod pool;
 mod reload;
 mod run;
 mod slab;
+mod wait;
 
 pub use control::{Control, Forwarder, MemberView};
 pub use listen::OpenError;
