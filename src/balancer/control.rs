@@ -2,11 +2,26 @@
 
 use super::engine::Engine;
 use super::{OpenError, Spec};
+use crate::config::{HealthCheck, Target};
 use crate::reactor::Reactor;
 use crate::status::BalancerStatus;
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
 use std::rc::Rc;
+
+/// A backend at one address, as one balancer uses it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberView {
+    /// The balancer's name.
+    pub balancer: String,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// As it was configured.
+    pub target: Target,
+    /// How it is to be asked.
+    pub check: Option<HealthCheck>,
+}
 
 /// The listeners and all connections. To be handed to [`super::block_on`]; dropping it resets what is open.
 #[derive(Debug)]

@@ -16,13 +16,14 @@ mod conn;
 mod control;
 mod engine;
 mod flow;
+pub mod health;
 mod life;
 mod listen;
 mod pipes;
 mod run;
 mod slab;
 
-pub use control::{Control, Forwarder};
+pub use control::{Control, Forwarder, MemberView};
 pub use listen::OpenError;
 pub use run::block_on;
 
