@@ -11,6 +11,7 @@
 //! and an own edge-triggered epoll in which each socket is registered once. The executor is polled between bounded batches
 //! (64 turns or about 1 ms), so that a heartbeat never waits for data. Idle without connections it never wakes up by itself.
 
+mod beside;
 mod choose;
 mod conn;
 mod control;
@@ -20,9 +21,11 @@ pub mod health;
 mod life;
 mod listen;
 mod pipes;
+pub mod resolve;
 mod run;
 mod slab;
 
+pub use beside::{Beside, Spawn};
 pub use control::{Control, Forwarder, MemberView};
 pub use listen::OpenError;
 pub use run::block_on;

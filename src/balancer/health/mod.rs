@@ -16,4 +16,4 @@ mod needle;
 mod tests;
 mod watch;
 
-pub use watch::{AT_ONCE, Random, Report, Spawn, Watch};
+pub use watch::{AT_ONCE, Report, Watch};

@@ -2,7 +2,7 @@
 
 use super::ask::{Question, Shown};
 use super::{AT_ONCE, Watch};
-use crate::balancer::MemberView;
+use crate::balancer::{MemberView, beside};
 use crate::config::{Ask, HealthCheck, Target};
 use crate::reactor;
 use smol::LocalExecutor;
@@ -41,14 +41,8 @@ fn member(balancer: &str, address: SocketAddr, check: &HealthCheck) -> MemberVie
 fn with_watch<F: Future<Output = ()>>(test: impl FnOnce(Watch, Receiver<News>) -> F) {
     let executor = Rc::new(LocalExecutor::new());
     let (tell, told) = smol::channel::unbounded();
-    let spawner = Rc::downgrade(&executor);
-    let seed = std::cell::Cell::new(1u64);
     let watch = Watch::new(
-        Box::new(move |task| spawner.upgrade().map(|executor| executor.spawn(task))),
-        Box::new(move || {
-            seed.set(seed.get().wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1));
-            seed.get()
-        }),
+        beside::of(&executor),
         Box::new(move |balancer, address, up, why| drop(tell.try_send((balancer.into(), address, up, why.into())))),
     );
     reactor::block_on(executor.run(test(watch, told))).expect("epoll works");

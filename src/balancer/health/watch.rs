@@ -2,7 +2,7 @@
 
 use super::ask::{Question, Shown};
 use super::count::Count;
-use crate::balancer::MemberView;
+use crate::balancer::{Beside, MemberView};
 use crate::reactor::sleep_until;
 use crate::sys::clock::{Instant, now};
 use smol::Task;
@@ -11,7 +11,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -24,10 +23,6 @@ const SPREAD_MOST: Duration = Duration::from_millis(500);
 /// A shortage on this machine is told this often.
 const TELL: Duration = Duration::from_secs(60);
 
-/// Starts a task that ends when its handle is dropped; `None` where there is no executor any more.
-pub type Spawn = Box<dyn Fn(Pin<Box<dyn Future<Output = ()>>>) -> Option<Task<()>>>;
-/// 64 random bits.
-pub type Random = Box<dyn Fn() -> u64>;
 /// Told of each change: balancer, address of the member, whether it is up, why.
 pub type Report = Box<dyn Fn(&str, SocketAddr, bool, &str)>;
 
@@ -35,14 +30,13 @@ pub type Report = Box<dyn Fn(&str, SocketAddr, bool, &str)>;
 ///
 /// Dropping it ends them all.
 pub struct Watch {
-    spawn: Spawn,
     shared: Rc<Shared>,
     checks: RefCell<HashMap<Key, Running>>,
 }
 
 /// What all checks share.
 struct Shared {
-    random: Random,
+    beside: Beside,
     report: Report,
     gate: Semaphore,
     shortage_told: Cell<Option<Instant>>,
@@ -75,9 +69,9 @@ struct Check {
 
 impl Watch {
     /// Watches nobody yet.
-    pub fn new(spawn: Spawn, random: Random, report: Report) -> Self {
+    pub fn new(beside: Beside, report: Report) -> Self {
         let (gate, shortage_told) = (Semaphore::new(AT_ONCE), Cell::new(None));
-        Self { spawn, shared: Rc::new(Shared { random, report, gate, shortage_told }), checks: RefCell::default() }
+        Self { shared: Rc::new(Shared { beside, report, gate, shortage_told }), checks: RefCell::default() }
     }
 
     /// From now on these members are checked, and no others. Those that were checked in the same way go on without a break; new
@@ -107,10 +101,10 @@ impl Watch {
     fn start(&self, new: Vec<(Key, Vec<Member>)>) {
         let spread = SPREAD.saturating_mul(u32::try_from(new.len()).unwrap_or(u32::MAX)).min(SPREAD_MOST);
         for (key, members) in new {
-            let first = now() + spread.min(key.interval).mul_f64(self.shared.fraction());
+            let first = now() + spread.min(key.interval).mul_f64(self.shared.beside.fraction());
             let (count, why) = Default::default();
             let check = Rc::new(Check { key: key.clone(), count, why, members: RefCell::new(members) });
-            let task = (self.spawn)(Box::pin(check.clone().run(self.shared.clone(), first)));
+            let task = (self.shared.beside.spawn)(Box::pin(check.clone().run(self.shared.clone(), first)));
             self.checks.borrow_mut().insert(key, Running { check, _task: task });
         }
     }
@@ -134,7 +128,7 @@ impl Check {
         loop {
             sleep_until(next).await;
             let turn = shared.gate.acquire().await;
-            next = now() + self.key.interval.mul_f64(0.9 + 0.2 * shared.fraction());
+            next = now() + self.key.interval.mul_f64(0.9 + 0.2 * shared.beside.fraction());
             let shown = self.key.question.ask().await;
             drop(turn);
             self.note(shown, &shared);
@@ -169,11 +163,6 @@ impl Check {
 }
 
 impl Shared {
-    /// A random number from 0 to 1.
-    fn fraction(&self) -> f64 {
-        ((self.random)() >> 32) as f64 / f64::from(u32::MAX)
-    }
-
     fn tell_shortage(&self, to: SocketAddr, why: &str) {
         let now = now();
         if self.shortage_told.get().is_none_or(|told| now.since(told) >= TELL) {
