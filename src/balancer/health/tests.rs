@@ -191,6 +191,8 @@ fn who_was_up_leaves_after_fall_and_comes_back_after_rise() {
         expect(&told, true, "answers its checks").await;
         turn(503);
         expect(&told, false, "status 503").await;
+        state.lock().expect("not poisoned").0 = 500;
+        expect(&told, false, "status 500").await;
         assert!(state.lock().expect("not poisoned").1 >= 3, "fall");
         turn(200);
         expect(&told, true, "answers its checks").await;

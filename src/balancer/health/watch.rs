@@ -23,7 +23,7 @@ const SPREAD_MOST: Duration = Duration::from_millis(500);
 /// A shortage on this machine is told this often.
 const TELL: Duration = Duration::from_secs(60);
 
-/// Told of each change: balancer, address of the member, whether it is up, why.
+/// Told of each change: balancer, address of the member, whether it is up, why. Also of a new reason for being down.
 pub type Report = Box<dyn Fn(&str, SocketAddr, bool, &str)>;
 
 /// The checks that run. Members that are asked the same question, also of several balancers, share one.
@@ -145,7 +145,8 @@ impl Check {
         let mut count = self.count.get();
         let news = count.after(good, self.key.rise, self.key.fall);
         self.count.set(count);
-        if let Some(up) = news {
+        let other_reason = count.up() == Some(false) && !good && *self.why.borrow() != why;
+        if let Some(up) = news.or(other_reason.then_some(false)) {
             self.why.replace(why.clone());
             let members = self.members.borrow().clone(); // the report may lead to another reconcile
             members.iter().for_each(|(balancer, address)| (shared.report)(balancer, *address, up, &why));
