@@ -11,6 +11,8 @@
 //! and an own edge-triggered epoll in which each socket is registered once. The executor is polled between bounded batches
 //! (64 turns or about 1 ms), so that a heartbeat never waits for data. Idle without connections it never wakes up by itself.
 
+#[allow(dead_code)] // the engine doesn't ask yet
+mod admit;
 mod beside;
 mod choose;
 mod conn;
@@ -21,6 +23,8 @@ pub mod health;
 mod life;
 mod listen;
 mod pipes;
+#[allow(dead_code)] // the engine doesn't ask yet
+mod proxy;
 pub mod resolve;
 mod run;
 mod slab;
