@@ -2,7 +2,7 @@
 
 use super::engine::Engine;
 use super::{OpenError, Spec};
-use crate::config::{HealthCheck, Target};
+use crate::config::{HealthCheck, ProxyVersion, Target};
 use crate::reactor::Reactor;
 use crate::status::BalancerStatus;
 use std::cell::RefCell;
@@ -21,6 +21,8 @@ pub struct MemberView {
     pub target: Target,
     /// How it is to be asked.
     pub check: Option<HealthCheck>,
+    /// What it expects before anything else.
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 /// The listeners and all connections. To be handed to [`super::block_on`]; dropping it resets what is open.

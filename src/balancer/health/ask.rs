@@ -2,6 +2,8 @@
 
 use super::http::{self, Judge, Verdict};
 use super::needle::Needle;
+use crate::balancer::MemberView;
+use crate::balancer::proxy::Header;
 use crate::config::{Ask, HealthCheck, Target};
 use crate::reactor::{self, Async};
 use nix::errno::Errno;
@@ -28,7 +30,8 @@ pub(super) struct Question {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Get {
-    request: String,
+    /// With the PROXY protocol header that the backend expects.
+    request: Vec<u8>,
     status: (u16, u16),
     text: Option<Needle>,
 }
@@ -45,16 +48,20 @@ pub(super) enum Shown {
 }
 
 impl Question {
-    /// `check` of a backend configured as `target`, at its `address`.
-    pub(super) fn new(check: &HealthCheck, target: &Target, address: SocketAddr) -> Self {
-        let port = check.port.unwrap_or(address.port());
-        let to = SocketAddr::new(address.ip(), port);
+    /// `check` of a member. A port of its own is one for checks, where no PROXY protocol header is expected.
+    pub(super) fn new(check: &HealthCheck, member: &MemberView) -> Self {
+        let port = check.port.unwrap_or(member.address.port());
+        let to = SocketAddr::new(member.address.ip(), port);
         let get = match &check.ask {
             Ask::Tcp => None,
             Ask::Http { path, host, status, text } => {
-                let host = host.clone().unwrap_or_else(|| host_of(target, port));
+                let host = host.clone().unwrap_or_else(|| host_of(&member.target, port));
+                let version = member.send_proxy.filter(|_| check.port.is_none());
+                let header = version.map(|version| Header::new(version, None));
+                let begin = header.as_deref().unwrap_or_default();
                 let text = text.as_deref().and_then(Needle::new);
-                Some(Get { request: http::request(path, &host), status: *status, text })
+                let request = [begin, http::request(path, &host).as_bytes()].concat();
+                Some(Get { request, status: *status, text })
             }
         };
         Self { to, timeout: check.timeout, get }
@@ -82,7 +89,7 @@ impl Question {
         let stream = Async::connect(self.socket()?, self.to).await?;
         let Some(get) = &self.get else { return Ok(Ok(())) };
         stage.set(Stage::Asking);
-        send(&stream, get.request.as_bytes()).await?;
+        send(&stream, &get.request).await?;
         let mut judge = Judge::new(get.status, get.text.as_ref());
         loop {
             let verdict = stream.read_with(|stream| read(stream, &mut judge)).await?;
@@ -179,6 +186,7 @@ fn is_local_shortage(e: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ProxyVersion;
 
     #[test]
     fn the_host_header_says_what_a_person_would_type() {
@@ -206,15 +214,21 @@ mod tests {
             rise: 2,
             fall: 3,
         };
-        let ask = |check: &HealthCheck, address: &str| {
+        let member = |address: &str| {
             let address: SocketAddr = address.parse().expect("an address");
-            Question::new(check, &Target::Address(address), address)
+            let (balancer, target) = (String::new(), Target::Address(address));
+            MemberView { balancer, address, target, check: None, send_proxy: Some(ProxyVersion::V1) }
         };
+        let ask = |check: &HealthCheck, address: &str| Question::new(check, &member(address));
         assert_eq!(ask(&http(None), "10.0.0.1:80"), ask(&http(None), "10.0.0.1:81"), "only the port asked matters");
         assert_ne!(ask(&http(None), "10.0.0.1:80"), ask(&http(None), "10.0.0.2:80"));
         assert_ne!(ask(&http(None), "10.0.0.1:80"), ask(&http(Some("x")), "10.0.0.1:80"));
         let tcp = HealthCheck { ask: Ask::Tcp, ..http(None) };
-        let named = Question::new(&tcp, &Target::Name { host: "x".into(), port: 80 }, ([10, 0, 0, 1], 80).into());
+        let target = Target::Name { host: "x".into(), port: 80 };
+        let named = Question::new(&tcp, &MemberView { target, ..member("10.0.0.1:80") });
         assert_eq!(named, ask(&tcp, "10.0.0.1:80"), "a connect has no host header");
+        let request = |check: &HealthCheck| ask(check, "10.0.0.1:80").get.map(|get| get.request).unwrap_or_default();
+        assert!(request(&http(None)).starts_with(b"GET / "), "its own port expects no PROXY header");
+        assert!(request(&HealthCheck { port: None, ..http(None) }).starts_with(b"PROXY UNKNOWN\r\nGET / "));
     }
 }

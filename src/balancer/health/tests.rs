@@ -34,7 +34,8 @@ fn http(text: Option<&str>) -> HealthCheck {
 }
 
 fn member(balancer: &str, address: SocketAddr, check: &HealthCheck) -> MemberView {
-    MemberView { balancer: balancer.into(), address, target: Target::Address(address), check: Some(check.clone()) }
+    let (balancer, target) = (balancer.into(), Target::Address(address));
+    MemberView { balancer, address, target, check: Some(check.clone()), send_proxy: None }
 }
 
 /// Runs `test` beside a watch, with its news.
@@ -62,7 +63,7 @@ async fn expect(told: &Receiver<News>, up: bool, why: &str) {
 }
 
 fn ask(address: SocketAddr, check: &HealthCheck) -> Shown {
-    let question = Question::new(check, &Target::Address(address), address);
+    let question = Question::new(check, &member("", address, check));
     reactor::block_on(question.ask()).expect("epoll works")
 }
 

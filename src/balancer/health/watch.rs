@@ -81,7 +81,7 @@ impl Watch {
         let mut wanted: HashMap<Key, Vec<Member>> = HashMap::new();
         for member in members {
             let Some(check) = &member.check else { continue };
-            let question = Question::new(check, &member.target, member.address);
+            let question = Question::new(check, &member);
             let key = Key { question, interval: check.interval, rise: check.rise, fall: check.fall };
             let sharing = wanted.entry(key).or_default();
             let named = (member.balancer, member.address);
