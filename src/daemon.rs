@@ -55,7 +55,7 @@ fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key,
     let (forwarder, control) = Forwarder::open(balancer_spec(&config)).map_err(|e| e.to_string())?;
     let socket = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
-        let backends = Backends::start(control.clone(), &config.balancers, config.resolve_interval, &executor);
+        let backends = Backends::start(control.clone(), &config, &executor);
         let daemon = Rc::new(Daemon::start(config, link, control, backends, key).await?);
         for _ in 0..status::socket::CLIENTS {
             let listener = listener.try_clone().map_err(|e| format!("can't share the control socket: {e}"))?;
