@@ -25,8 +25,8 @@ const TURN: Duration = Duration::from_millis(1);
 const TELL: Duration = Duration::from_secs(60);
 /// Timeouts are looked at this often, and accepting is resumed.
 pub const SWEEP: Duration = Duration::from_secs(1);
-/// Descriptors left for everything else: raft, control socket, files, standard streams.
-const SPARED_FDS: usize = 64;
+/// Descriptors left for everything else: raft, control socket, files, standard streams, health checks.
+const SPARED_FDS: usize = 64 + super::health::AT_ONCE;
 
 /// Everything that the forwarder knows.
 #[derive(Debug)]
