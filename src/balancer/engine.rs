@@ -43,6 +43,8 @@ pub struct Engine {
     pub(super) bench: Bench,
     pub(super) limits: Limits,
     pub(super) max_connections: usize,
+    /// As many as the limit of open files allows.
+    by_fds: usize,
     /// Kept back, so that a client that was accepted gets its backend's socket too.
     pub(super) spare: Option<OwnedFd>,
     pub(super) holding: bool,
@@ -85,6 +87,7 @@ impl Engine {
             random: Random::new(now.as_nanos()),
             bench: Bench::new(spec.limits.pipes),
             max_connections: spec.limits.max_connections.unwrap_or(by_fds),
+            by_fds,
             limits: spec.limits,
             spare: None,
             holding: false,
@@ -103,6 +106,12 @@ impl Engine {
         };
         engine.apply(spec.balancers)?;
         Ok(engine)
+    }
+
+    /// See [`super::Control::limit_connections`].
+    pub fn limit_connections(&mut self, most: Option<usize>) {
+        self.max_connections = most.unwrap_or(self.by_fds);
+        self.paused = false; // looked at anew with the next client
     }
 
     pub fn reactor(&self) -> Rc<Reactor> {
