@@ -5,6 +5,7 @@
 //!    ▲── gone, fit ──────────────────────┘
 //! ```
 
+mod backends; // checks of backends and look-ups of their names
 pub mod baton; // what one program hands to the next
 mod claims; // other hosts that claim the VIP
 mod commands; // what the control socket tells to do
@@ -14,12 +15,14 @@ mod guard; // where the keeper hangs or dies
 pub mod holder; // between cluster, keeper and balancer
 mod kept; // the holder's part of the baton
 mod reach; // whether a backend is reached
+mod reload; // a changed configuration, put in place
 mod service; // what the service manager is told
 mod single; // the clock of a node alone
 mod stop; // the way out
 pub mod upgrade; // another program in the place of this one
 
 use crate::balancer::{self, Control, Forwarder};
+use crate::cluster::wake::Wake;
 use crate::cluster::{self, Cluster, NodeId, runtime};
 use crate::config::Config;
 use crate::release::Key;
@@ -27,8 +30,10 @@ use crate::status::{self, PeerStatus, Snapshot};
 use crate::sys::clock::{Instant, now};
 use crate::sys::handed;
 use crate::sys::notify::Manager;
+use crate::sys::process;
 use crate::sys::signal::Signals;
 use crate::vip::{KeeperLink, KeeperSide, Notify};
+use backends::Backends;
 use holder::{Holder, KeptHolder, Lead};
 use log::{error, warn};
 use reach::Tracker;
@@ -36,7 +41,7 @@ use service::{Service, Standing};
 use single::Single;
 pub use single::hold_of;
 use smol::LocalExecutor;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
 use std::time::Duration;
@@ -72,7 +77,7 @@ fn try_run(config: Config, origin: Origin) -> Result<(), String> {
     let _entered = runtime::enter(runtime::real(executor.clone()));
     let Origin { link, signals, key, manager, program, resumed } = origin;
     let manager = manager.map(Rc::new);
-    let service = Service::new(manager.clone());
+    let service = Rc::new(Service::new(manager.clone()));
     let socket = match &resumed {
         Some(resumed) => {
             handed::take(resumed.baton.control).map_err(|e| format!("can't go on with the control socket: {e}"))?.into()
@@ -82,15 +87,19 @@ fn try_run(config: Config, origin: Origin) -> Result<(), String> {
     let (forwarder, control) = Forwarder::open(balancer_spec(&config)).map_err(|e| e.to_string())?;
     let path = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
+        let backends = Backends::start(control.clone(), &config, &executor);
         let listener = socket.try_clone().map_err(share)?;
-        let parts = Parts { link, control, key, manager, program, socket: listener };
+        let parts = Parts { link, control, backends, key, manager, program, service: service.clone(), socket: listener };
         let daemon = Rc::new(Daemon::start(config, parts, resumed.as_ref()).await?);
+        let reloaded = daemon.clone();
+        runtime::spawn(async move { reloaded.reload_when_hung_up().await });
         for _ in 0..status::socket::CLIENTS {
             let listener = socket.try_clone().map_err(share)?;
             let asked = daemon.clone();
             runtime::spawn(async move { status::socket::serve(listener, &*asked).await });
         }
         if let Some(resumed) = resumed {
+            daemon.tell_drain_anew();
             let upgraded = daemon.clone();
             runtime::spawn(async move { upgraded.tell_upgraded(resumed).await });
         }
@@ -110,22 +119,30 @@ fn balancer_spec(config: &Config) -> balancer::Spec {
         balancers: config.balancers.clone(),
         vip: config.vip,
         serve_vip_always: config.disable_vip,
-        limits: balancer::Limits::default(),
+        limits: balancer::Limits { max_connections: most_connections(config), ..balancer::Limits::default() },
     }
+}
+
+fn most_connections(config: &Config) -> Option<usize> {
+    config.max_connections.map(|n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
 /// What a daemon is made of that was opened before.
 struct Parts {
     link: Option<KeeperLink>,
     control: Control,
+    backends: Backends,
     key: Key,
     manager: Option<Rc<Manager>>,
     program: Program,
+    service: Rc<Service>,
     socket: UnixListener,
 }
 
 struct Daemon {
+    /// As it was started with: what a reload may change is in `running`.
     config: Config,
+    running: RefCell<Rc<Config>>,
     /// Its first program.
     started: Instant,
     /// The version of its first program, and so of its keeper.
@@ -138,7 +155,14 @@ struct Daemon {
     cluster: Option<Cluster>,
     holder: Rc<Holder>,
     control: Control,
-    tracker: Option<Rc<Tracker>>,
+    /// Told of whatever changes the members.
+    backends: Backends,
+    tracker: RefCell<Option<Rc<Tracker>>>,
+    service: Rc<Service>,
+    /// SIGHUP came.
+    hung_up: Wake,
+    /// This process was started in a terminal.
+    terminal: bool,
     /// A command is under way.
     commanded: Cell<bool>,
     stopping: Cell<bool>,
@@ -146,7 +170,7 @@ struct Daemon {
 
 impl Daemon {
     async fn start(config: Config, parts: Parts, resumed: Option<&Resumed>) -> Result<Self, String> {
-        let Parts { link, control, key, manager, program, socket } = parts;
+        let Parts { link, control, backends, key, manager, program, service, socket } = parts;
         let kept = resumed.map(|resumed| &resumed.baton.holder);
         let cordoned = kept.map_or_else(|| cordon::is_marked(&config.state_dir), KeptHolder::is_cordoned);
         let never = link.is_none() || config.witness;
@@ -165,11 +189,11 @@ impl Daemon {
         if cordoned {
             warn!("{} is cordoned: it does not hold {} until `kube-vip uncordon`", config.local.id, config.vip);
         }
-        let tracker = Tracker::start(&config, cluster.as_ref());
-        let (commanded, stopping) = (Cell::new(false), Cell::new(false));
+        let tracker = RefCell::new(Tracker::start(&config, &control, cluster.as_ref()));
         let started = resumed.map_or_else(now, |resumed| resumed.baton.started);
         let first = resumed.map_or(env!("CARGO_PKG_VERSION"), |resumed| &resumed.baton.first).to_string();
         Ok(Self {
+            running: RefCell::new(Rc::new(config.clone())),
             config,
             started,
             first,
@@ -180,9 +204,13 @@ impl Daemon {
             cluster,
             holder,
             control,
+            backends,
             tracker,
-            commanded,
-            stopping,
+            service,
+            hung_up: Wake::default(),
+            terminal: process::has_terminal(),
+            commanded: Cell::new(false),
+            stopping: Cell::new(false),
         })
     }
 
@@ -218,7 +246,7 @@ impl Daemon {
             witness: self.config.witness,
             fenced: self.holder.is_fenced(),
             fence_problem: self.holder.fence_problem(),
-            reaches: self.tracker.as_ref().map(|tracker| tracker.reaches()),
+            reaches: self.tracker.borrow().as_ref().map(|tracker| tracker.reaches()),
             claims: self.holder.claims().count(),
             last_claim: self.holder.claims().last(),
             uptime_ms: millis(now - self.started),

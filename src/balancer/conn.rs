@@ -1,7 +1,9 @@
 //! One connection: a client's socket, a backend's, and a direction from each to the other.
 
-use super::choose::Tried;
-use super::flow::{Bench, DEAD, FIN_SENT, Half, Step, pump};
+use super::client::Client;
+use super::flow::{Bench, DEAD, EOF, FIN_SENT, Half, Step, pump};
+use super::pool::Tried;
+use crate::sys::tcp;
 
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,19 +15,25 @@ pub enum End {
 }
 
 /// The connect to the backend has not ended yet.
-pub const CONNECTING: u8 = 1;
+pub const CONNECTING: u16 = 1;
 /// Is in the queue.
-pub const QUEUED: u8 = 1 << 1;
+pub const QUEUED: u16 = 1 << 1;
 /// To be reset at its next turn: the VIP is gone.
-pub const DOOMED: u8 = 1 << 2;
+pub const DOOMED: u16 = 1 << 2;
 /// A timeout has passed; to be dealt with at its next turn.
-pub const EXPIRED: u8 = 1 << 3;
+pub const EXPIRED: u16 = 1 << 3;
 /// Has lived long enough for the options of long connections; to be set at its next turn.
-pub const SETTLE: u8 = 1 << 4;
+pub const SETTLE: u16 = 1 << 4;
 /// Has them.
-pub const SETTLED: u8 = 1 << 5;
+pub const SETTLED: u16 = 1 << 5;
 /// The client came to the VIP: without it nothing reaches the client any more.
-pub const ON_VIP: u8 = 1 << 6;
+pub const ON_VIP: u16 = 1 << 6;
+/// Waits for a place on a backend.
+pub const WAITING: u16 = 1 << 7;
+/// Has waited for one.
+pub const WAITED: u16 = 1 << 8;
+/// The backend has answered, and no byte was read from either side since.
+pub const FRESH: u16 = 1 << 9;
 
 /// One connection. Small, because there may be very many idle ones: see the size test below.
 #[derive(Debug)]
@@ -34,16 +42,18 @@ pub struct Conn {
     pub client: Half,
     /// The backend's end, and the bytes from it.
     pub backend: Half,
-    /// Backends tried so far.
+    /// Members tried so far.
     pub tried: Tried,
     /// When it last did something: ms since the forwarder began, wrapping.
     pub touched: u32,
+    /// Who the client is.
+    pub peer: Client,
     /// Number of its listener.
     pub listener: u16,
-    /// Number of its backend, once one was chosen.
+    /// The slot of the member on which it has a place (connecting or open); `pool::NOWHERE`: on none.
     pub target: u16,
     /// Flags of this file.
-    pub state: u8,
+    pub state: u16,
 }
 
 /// What becomes of a connection after its turn.
@@ -61,7 +71,7 @@ pub enum Verdict {
 
 impl Conn {
     /// Whether any of `flags` is set.
-    pub const fn is(&self, flags: u8) -> bool {
+    pub const fn is(&self, flags: u16) -> bool {
         self.state & flags != 0
     }
 
@@ -71,6 +81,13 @@ impl Conn {
             End::Client => &mut self.client,
             End::Backend => &mut self.backend,
         }
+    }
+
+    /// Whether it can be sent to another backend: this one broke before it said anything, and the client is there and was not
+    /// heard either.
+    pub fn can_turn_elsewhere(&self) -> bool {
+        let said = || self.backend.fd().is_some_and(|fd| tcp::peek(fd).is_some_and(|n| n > 0));
+        self.is(FRESH) && self.backend.has(DEAD) && !self.client.has(DEAD | EOF) && !said()
     }
 
     /// Whether one side has sent FIN, the other not yet.
@@ -120,6 +137,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Conn>() <= 80, "{} bytes", size_of::<Conn>());
+        // 18 of them are the client's address, which policies, limits and PROXY headers ask for without a system call.
+        assert!(size_of::<Conn>() <= 88, "{} bytes", size_of::<Conn>());
     }
 }

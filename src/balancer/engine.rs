@@ -1,18 +1,19 @@
 //! The loop's one turn: events, accepts, connections with work, the sweep of timeouts.
 
-use super::choose::Tried;
-use super::conn::{CONNECTING, Conn, DOOMED, End, ON_VIP, QUEUED};
-use super::flow::{Bench, Half};
-use super::listen::{Listener, OpenError, open_all};
+use super::conn::{Conn, DOOMED, End, ON_VIP, QUEUED};
+use super::flow::Bench;
+use super::listen::{Listener, OpenError};
+use super::pool::{Change, Hosts, Member, Random, State};
 use super::slab::{Key, Slab};
 use super::{Limits, Spec};
+use crate::config::Balance;
 use crate::reactor::{self, Reactor};
 use crate::status::{BackendStatus, BalancerStatus};
 use crate::sys::clock::{self, Instant};
 use crate::sys::epoll::{BATCH, Event};
 use crate::sys::tcp;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind::WouldBlock};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -20,14 +21,12 @@ use std::time::Duration;
 
 /// A batch of work ends after about this time, so that the executor gets its turn.
 const TURN: Duration = Duration::from_millis(1);
-/// Accepts per turn and listener: each costs about 20 µs with its connect.
-const ACCEPTS: usize = 16;
 /// A warning that may come with every connection is told this often.
 const TELL: Duration = Duration::from_secs(60);
 /// Timeouts are looked at this often, and accepting is resumed.
 pub const SWEEP: Duration = Duration::from_secs(1);
-/// Descriptors left for everything else: raft, control socket, files, standard streams.
-const SPARED_FDS: usize = 64;
+/// Descriptors left for everything else: raft, control socket, files, standard streams, health checks.
+const SPARED_FDS: usize = 64 + super::health::AT_ONCE;
 
 /// Everything that the forwarder knows.
 #[derive(Debug)]
@@ -35,23 +34,34 @@ pub struct Engine {
     pub(super) reactor: Rc<Reactor>,
     pub(super) slab: Slab<Conn>,
     queue: VecDeque<Key>,
+    /// In slots, because connections name theirs by number.
     pub(super) listeners: Vec<Listener>,
+    /// Slots of the configured ones, in the order of the configuration.
+    pub(super) order: Vec<usize>,
+    pub(super) hosts: Hosts,
+    pub(super) random: Random,
     pub(super) bench: Bench,
     pub(super) limits: Limits,
-    max_connections: usize,
+    pub(super) max_connections: usize,
+    /// As many as the limit of open files allows.
+    by_fds: usize,
     /// Kept back, so that a client that was accepted gets its backend's socket too.
     pub(super) spare: Option<OwnedFd>,
-    holding: bool,
-    always: bool,
-    vip: IpAddr,
+    pub(super) holding: bool,
+    pub(super) always: bool,
+    /// Accepts no more, for good.
+    pub(super) stopped: bool,
+    pub(super) vip: IpAddr,
     /// Connections that came to the VIP, through any listener, where they end with the hold.
     pub(super) on_vip: u64,
     began: Instant,
     pub(super) now: Instant,
     pub(super) next_sweep: Instant,
     pub(super) paused: bool,
-    pauses: u64,
-    pause_told: Option<Instant>,
+    /// Places may be free for connections that wait in a line.
+    pub(super) serve: bool,
+    pub(super) pauses: u64,
+    pub(super) pause_told: Option<Instant>,
     ports_told: Option<Instant>,
 }
 
@@ -64,37 +74,44 @@ impl Engine {
     /// Opens the listeners and the epoll instance.
     pub fn open(spec: Spec) -> Result<Self, OpenError> {
         let fds = tcp::raise_fd_limit().map_or(1024, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        let listeners = open_all(&spec)?;
-        let reactor = reactor::current()?;
-        for (i, listener) in listeners.iter().enumerate() {
-            if let Some(fd) = &listener.fd {
-                reactor.add_source(fd, i as u64)?;
-            }
-        }
-        let spared = SPARED_FDS + 2 * spec.limits.pipes + listeners.len();
+        let spared = SPARED_FDS + 2 * spec.limits.pipes + spec.balancers.len();
         let by_fds = (fds.saturating_sub(spared) / 2).clamp(16, 65536);
         let now = clock::now();
-        Ok(Self {
-            reactor,
+        let mut engine = Self {
+            reactor: reactor::current()?,
             slab: Slab::new(),
             queue: VecDeque::new(),
-            listeners,
+            listeners: Vec::new(),
+            order: Vec::new(),
+            hosts: Hosts::new(),
+            random: Random::new(now.as_nanos()),
             bench: Bench::new(spec.limits.pipes),
             max_connections: spec.limits.max_connections.unwrap_or(by_fds),
+            by_fds,
             limits: spec.limits,
             spare: None,
             holding: false,
             always: spec.serve_vip_always,
+            stopped: false,
             vip: spec.vip,
             on_vip: 0,
             began: now,
             now,
             next_sweep: now,
             paused: false,
+            serve: false,
             pauses: 0,
             pause_told: None,
             ports_told: None,
-        })
+        };
+        engine.apply(spec.balancers)?;
+        Ok(engine)
+    }
+
+    /// See [`super::Control::limit_connections`].
+    pub fn limit_connections(&mut self, most: Option<usize>) {
+        self.max_connections = most.unwrap_or(self.by_fds);
+        self.paused = false; // looked at anew with the next client
     }
 
     pub fn reactor(&self) -> Rc<Reactor> {
@@ -104,8 +121,10 @@ impl Engine {
     /// Sleeps until there is something to do, unless there is, and does one bounded batch of it.
     pub fn turn(&mut self) -> io::Result<()> {
         self.now = self.reactor().wait(self.timeout(), |event| self.note(event))?;
+        self.serve_lines(); // what was told between turns; before newcomers take the places
         self.accept_some();
         self.run_some();
+        self.serve_lines();
         if self.now >= self.next_sweep {
             self.sweep();
         }
@@ -114,7 +133,7 @@ impl Engine {
 
     /// How long the loop may sleep. Only connections, pipes in the pool and a paused accept need a sweep.
     fn timeout(&self) -> Option<Duration> {
-        if !self.queue.is_empty() || !self.paused && self.listeners.iter().any(|l| l.ready) {
+        if self.serve || !self.queue.is_empty() || !self.paused && self.listeners.iter().any(Listener::accepts) {
             return Some(Duration::ZERO);
         }
         let sweep = !self.slab.is_empty() || self.paused || !self.bench.pipes.is_empty();
@@ -131,7 +150,9 @@ impl Engine {
         }
         let key = Key { index: low >> 1, stamp };
         if let Some(conn) = self.slab.get_mut(key) {
-            conn.end(if low & 1 == 0 { End::Client } else { End::Backend }).note(event);
+            let half = conn.end(if low & 1 == 0 { End::Client } else { End::Backend });
+            half.note(event);
+            half.mute(event, &self.reactor);
             self.enqueue(key);
         }
     }
@@ -159,82 +180,6 @@ impl Engine {
                     return;
                 }
             }
-        }
-    }
-
-    fn accept_some(&mut self) {
-        for i in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS {
-                if self.paused || !self.listeners[i].ready {
-                    break;
-                }
-                self.accept_one(i);
-            }
-        }
-    }
-
-    fn accept_one(&mut self, i: usize) {
-        if self.slab.len() >= self.max_connections {
-            return self.pause(&format!("{} connections are open, the limit", self.max_connections));
-        }
-        if self.spare.is_none() {
-            match self.reactor.duplicate() {
-                Ok(fd) => self.spare = Some(fd),
-                Err(e) => return self.pause(&format!("no descriptor for a backend's socket: {e}")),
-            }
-        }
-        let serve = self.serves(i);
-        let listener = &mut self.listeners[i];
-        let Some(fd) = &listener.fd else {
-            listener.ready = false;
-            return;
-        };
-        let client = match tcp::accept(fd) {
-            Ok(client) => client,
-            Err(e) if e.kind() == WouldBlock => {
-                listener.ready = false;
-                return;
-            }
-            Err(e) if is_local_shortage(&e) => return self.pause(&format!("can't accept connections: {e}")),
-            Err(_) => return, // an error of that connection (accept(2)); the next may be fine
-        };
-        if !serve {
-            return tcp::reset(client);
-        }
-        listener.accepted += 1;
-        listener.open += 1;
-        let came_to_vip = |client| tcp::local_address(client).is_some_and(|local| local.ip().to_canonical() == self.vip);
-        // Where somebody else moves the VIP, nothing here ends with it.
-        let on_vip = !self.always && (listener.vip || came_to_vip(&client));
-        self.on_vip += u64::from(on_vip);
-        let conn = Conn {
-            client: Half::new(Some(client)),
-            backend: Half::new(None),
-            tried: Tried::default(),
-            touched: self.stamp(),
-            listener: i as u16,
-            target: 0,
-            state: if on_vip { CONNECTING | ON_VIP } else { CONNECTING },
-        };
-        let key = self.slab.insert(conn);
-        match self.register(key, End::Client) {
-            Ok(()) => self.dial(key),
-            Err(e) => self.pause_and_reset(key, &format!("can't watch a connection: {e}")),
-        }
-    }
-
-    /// Whether listener `i` serves now.
-    fn serves(&self, i: usize) -> bool {
-        let listener = &self.listeners[i];
-        listener.fd.is_some() && (self.holding || self.always || !listener.vip)
-    }
-
-    /// Stops accepting until the next sweep, or until a connection has ended. What comes meanwhile waits in the backlog.
-    pub(super) fn pause(&mut self, why: &str) {
-        self.paused = true;
-        self.pauses += 1;
-        if is_due(&mut self.pause_told, self.now) {
-            log::warn!("accepting pauses: {why}; new connections wait (told once a minute)");
         }
     }
 
@@ -268,9 +213,11 @@ impl Engine {
     }
 
     pub fn stop_accepting(&mut self) {
+        self.stopped = true;
         for listener in &mut self.listeners {
             listener.fd = None;
             listener.ready = false;
+            listener.try_vacate();
         }
     }
 
@@ -300,23 +247,43 @@ impl Engine {
     }
 
     pub fn counters(&self) -> Vec<BalancerStatus> {
-        let one = |(i, l): (usize, &Listener)| BalancerStatus {
-            name: l.name.clone(),
-            listen: l.address.to_string(),
-            serving: self.serves(i),
-            open: l.open,
-            accepted: l.accepted,
-            no_backend: l.no_backend,
-            bytes_in: l.bytes[0],
-            bytes_out: l.bytes[1],
-            backends: l.backends.iter().map(backend_status).collect(),
+        let one = |&slot: &usize| {
+            let l = &self.listeners[slot];
+            BalancerStatus {
+                name: l.options.name.clone(),
+                listen: l.address.to_string(),
+                policy: policy(l.options.balance).to_string(),
+                serving: self.serves(slot),
+                open: l.open,
+                accepted: l.accepted,
+                no_backend: l.no_backend,
+                queued: l.line.len() as u64,
+                queue_full: l.queue_full,
+                queue_timeouts: l.queue_timeouts,
+                limit_pauses: l.limit_pauses,
+                bytes_in: l.bytes[0],
+                bytes_out: l.bytes[1],
+                backends: l.pool.members().map(backend_status).collect(),
+            }
         };
-        self.listeners.iter().enumerate().map(one).collect()
+        self.order.iter().map(one).collect()
+    }
+}
+
+/// One line for each member that is something else now.
+pub(super) fn tell(balancer: &str, changes: impl IntoIterator<Item = Change>) {
+    for Change { address, to, why, up } in changes {
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        match (to, up) {
+            (State::Up, _) => log::info!("balancer {balancer}: backend {address} is up"),
+            (_, 0) => log::warn!("balancer {balancer}: backend {address} is {to}{why}; it was the last one up"),
+            _ => log::info!("balancer {balancer}: backend {address} is {to}{why}; connections go to the others"),
+        }
     }
 }
 
 /// Whether a warning last told at `told` may be told again; then notes that it was.
-fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
+pub(super) fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
     let due = told.is_none_or(|t| now.since(t) >= TELL);
     if due {
         *told = Some(now);
@@ -324,11 +291,26 @@ fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
     due
 }
 
-fn backend_status(b: &super::listen::Backend) -> BackendStatus {
-    BackendStatus { address: b.address.to_string(), open: b.open, connected: b.connected, failed: b.failed }
+/// As the configuration writes it.
+const fn policy(balance: Balance) -> &'static str {
+    match balance {
+        Balance::RoundRobin => "roundRobin",
+        Balance::LeastConnections => "leastConnections",
+        Balance::Random2 => "random2",
+        Balance::SourceHash => "sourceHash",
+    }
 }
 
-/// Whether the machine or this process is out of something, rather than one connection being at fault.
-pub(super) fn is_local_shortage(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC))
+fn backend_status(m: &Member) -> BackendStatus {
+    BackendStatus {
+        address: m.address.to_string(),
+        host: m.host().map(str::to_string),
+        state: m.state().to_string(),
+        why: m.why.clone(),
+        weight: m.weight(),
+        backup: m.backup,
+        open: m.open,
+        connected: m.connected,
+        failed: m.failed,
+    }
 }

@@ -1,42 +1,71 @@
 //! The life of a connection in the engine: dial, its turns, timeouts, its end.
 
-use super::choose::Change;
-use super::conn::{CONNECTING, Conn, DOOMED, EXPIRED, End, ON_VIP, QUEUED, SETTLE, SETTLED, Verdict};
-use super::engine::{Engine, SWEEP, is_local_shortage, token};
+use super::accept::is_local_shortage;
+use super::conn::{CONNECTING, Conn, DOOMED, EXPIRED, End, FRESH, ON_VIP, QUEUED, SETTLE, SETTLED, Verdict, WAITING};
+use super::engine::{Engine, SWEEP, tell, token};
 use super::flow::{DEAD, Half, WRITABLE};
+use super::listen::Listener;
+use super::pool::{Ask, Choice, NOWHERE};
 use super::slab::Key;
 use crate::sys::tcp;
 use std::io;
+use std::os::fd::OwnedFd;
+
+/// ms after its answer in which a backend that breaks a silent connection is taken to have refused it.
+const LATE_REFUSAL: u32 = 1000;
 
 impl Engine {
-    /// Starts a connect to the next backend that this connection hasn't tried; without any, resets the client.
+    /// Starts a connect to the next member that this connection hasn't tried; without any, resets the client.
     pub(super) fn dial(&mut self, key: Key) {
-        let now = self.now;
         while let Some(conn) = self.slab.get_mut(key) {
             let listener = &mut self.listeners[usize::from(conn.listener)];
-            let Some(i) = listener.chooser.choose(now, &mut conn.tried) else {
-                listener.no_backend += 1;
-                return self.end(key, true);
-            };
-            conn.target = i as u16;
-            let address = listener.backends[i].address;
-            let connected = match tcp::connect(address) {
-                Err(e) if is_local_shortage(&e) && self.spare.take().is_some() => tcp::connect(address),
-                result => result,
-            };
-            match connected {
-                Ok(fd) => return self.dialled(key, fd),
-                Err(e) if is_local_shortage(&e) => {
-                    return self.pause_and_reset(key, &format!("can't connect to backends: {e}"));
+            let mut ask = Ask { now: self.now, client: &conn.peer, tried: &mut conn.tried, random: &mut self.random };
+            match listener.pool.choose(&mut ask) {
+                Choice::Member(slot) => {
+                    conn.target = slot;
+                    if self.dial_member(key, slot) {
+                        return;
+                    }
                 }
-                // Ports are counted per destination, so there may be one towards the next backend.
-                Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => self.tell_ports(address, &e),
-                Err(e) => self.dial_failed(key, &e),
+                Choice::Full => return self.wait(key),
+                Choice::Nobody => {
+                    listener.no_backend += 1;
+                    return self.end(key, true);
+                }
             }
         }
     }
 
-    fn dialled(&mut self, key: Key, fd: std::os::fd::OwnedFd) {
+    /// Starts the connect to the member in `slot`, on which this connection has a place. False: that failed at once.
+    pub(super) fn dial_member(&mut self, key: Key, slot: u16) -> bool {
+        let Some(conn) = self.slab.get_mut(key) else { return true };
+        let of = usize::from(conn.listener);
+        let pool = &mut self.listeners[of].pool;
+        let Some(address) = pool.get(slot).map(|m| m.address) else { return false };
+        let connected = match tcp::connect(address) {
+            Err(e) if is_local_shortage(&e) && self.spare.take().is_some() => tcp::connect(address),
+            result => result,
+        };
+        match connected {
+            Ok(fd) => self.dialled(key, fd),
+            Err(e) if is_local_shortage(&e) => self.pause_and_reset(key, &format!("can't connect to backends: {e}")),
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => {
+                // Ports are counted per destination, so there may be one towards the next backend.
+                conn.target = NOWHERE;
+                pool.release(slot, true);
+                self.may_serve(of);
+                self.tell_ports(address, &e);
+                return false;
+            }
+            Err(e) => {
+                self.dial_failed(key, &e);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn dialled(&mut self, key: Key, fd: OwnedFd) {
         let stamp = self.stamp();
         if let Some(conn) = self.slab.get_mut(key) {
             conn.backend = Half::new(Some(fd));
@@ -55,16 +84,15 @@ impl Engine {
         }
     }
 
-    /// Notes that the connect to the present target failed: one line when that is news.
+    /// Notes that the connect to the present target failed, and gives its place back: one line when that is news.
     fn dial_failed(&mut self, key: Key, e: &io::Error) {
         let Some(conn) = self.slab.get_mut(key) else { return };
-        let listener = &mut self.listeners[usize::from(conn.listener)];
-        let target = usize::from(conn.target);
-        listener.backends[target].failed += 1;
-        if listener.chooser.failed(target, self.now) == Some(Change::Lost) {
-            let address = listener.backends[target].address;
-            log::info!("balancer {}: backend {address} can't be reached ({e}); connections go to the others", listener.name);
-        }
+        let target = std::mem::replace(&mut conn.target, NOWHERE);
+        let of = usize::from(conn.listener);
+        let listener = &mut self.listeners[of];
+        let change = listener.pool.failed(target, self.now, || e.to_string());
+        tell(&listener.options.name, change);
+        self.may_serve(of);
     }
 
     pub(super) fn pause_and_reset(&mut self, key: Key, why: &str) {
@@ -100,7 +128,9 @@ impl Engine {
         let Some(conn) = self.slab.get_mut(key) else { return 0 };
         let expired = conn.is(EXPIRED);
         conn.state &= !EXPIRED;
-        if conn.client.has(DEAD) {
+        if conn.is(WAITING) {
+            self.run_waiting(key, expired);
+        } else if conn.client.has(DEAD) {
             self.end(key, true);
         } else if conn.backend.has(DEAD) || expired {
             let error = conn.backend.fd().filter(|_| !expired).and_then(tcp::take_error);
@@ -115,16 +145,13 @@ impl Engine {
 
     /// The backend answered. What the client sent goes there with the handshake's ACK; without any, the ACK goes alone.
     fn connected(&mut self, key: Key) -> usize {
+        let stamp = self.stamp();
         let Some(conn) = self.slab.get_mut(key) else { return 0 };
-        conn.state &= !CONNECTING;
+        conn.state = conn.state & !CONNECTING | FRESH;
+        conn.touched = stamp;
         let listener = &mut self.listeners[usize::from(conn.listener)];
-        let target = usize::from(conn.target);
-        let backend = &mut listener.backends[target];
-        backend.connected += 1;
-        backend.open += 1;
-        if listener.chooser.connected(target) == Some(Change::Back) {
-            log::info!("balancer {}: backend {} can be reached again", listener.name, backend.address);
-        }
+        let change = listener.pool.connected(conn.target, self.now);
+        tell(&listener.options.name, change);
         let moved = self.run_open(key);
         if moved == 0
             && let Some(fd) = self.slab.get_mut(key).and_then(|conn| conn.backend.fd())
@@ -137,8 +164,17 @@ impl Engine {
     fn run_open(&mut self, key: Key) -> usize {
         let stamp = self.stamp();
         let Some(conn) = self.slab.get_mut(key) else { return 0 };
+        if conn.can_turn_elsewhere() && stamp.wrapping_sub(conn.touched) < LATE_REFUSAL {
+            self.turn_elsewhere(key);
+            return 0;
+        }
         let half_closed = conn.half_closed();
         let (verdict, moved) = conn.turn(&mut self.bench);
+        conn.client.unmute(token(key, End::Client), &self.reactor);
+        conn.backend.unmute(token(key, End::Backend), &self.reactor);
+        if moved != [0; 2] {
+            conn.state &= !FRESH;
+        }
         if moved != [0; 2] || self.bench.flushed > 0 || conn.half_closed() != half_closed {
             conn.touched = stamp;
         }
@@ -154,15 +190,30 @@ impl Engine {
         moved[0] + moved[1]
     }
 
+    /// The backend took the connection and broke it at once: as if it had refused.
+    fn turn_elsewhere(&mut self, key: Key) {
+        let Some(conn) = self.slab.get_mut(key) else { return };
+        conn.backend.take(&mut self.bench.pipes);
+        conn.state = conn.state & !(FRESH | SETTLE | SETTLED | EXPIRED) | CONNECTING;
+        self.listeners[usize::from(conn.listener)].pool.taken_back(conn.target);
+        self.dial_failed(key, &io::Error::new(io::ErrorKind::ConnectionReset, "reset right after it was accepted"));
+        self.dial(key);
+    }
+
     /// Ends a connection: with RST to both sides, or with what FINs are missing.
     pub(super) fn end(&mut self, key: Key, reset: bool) {
         let Some(mut conn) = self.slab.remove(key) else { return };
         let listener = &mut self.listeners[usize::from(conn.listener)];
         listener.open -= 1;
         self.on_vip -= u64::from(conn.is(ON_VIP));
-        if !conn.is(CONNECTING) {
-            listener.backends[usize::from(conn.target)].open -= 1;
+        if conn.target != NOWHERE {
+            listener.pool.release(conn.target, conn.is(CONNECTING));
         }
+        if conn.is(WAITING) {
+            listener.line.left();
+        }
+        listener.try_vacate();
+        self.may_serve(usize::from(conn.listener));
         for fd in [&mut conn.client, &mut conn.backend].into_iter().filter_map(|half| half.take(&mut self.bench.pipes)) {
             if reset { tcp::reset(fd) } else { drop(fd) }
         }
@@ -175,22 +226,26 @@ impl Engine {
         self.paused = false;
         self.bench.pipes.trim();
         let stamp = self.stamp();
-        let limits = self.limits.clone();
-        let due: Vec<Key> = self.slab.iter_mut().filter_map(|(key, conn)| look(conn, stamp, &limits).then_some(key)).collect();
+        let listeners = &self.listeners;
+        let look = |(key, conn): (Key, &mut Conn)| look(conn, stamp, &listeners[usize::from(conn.listener)]).then_some(key);
+        let due: Vec<Key> = self.slab.iter_mut().filter_map(look).collect();
         for key in due {
             self.enqueue(key);
         }
+        (0..self.listeners.len()).for_each(|i| self.may_serve(i)); // a member may have rested enough
     }
 }
 
 /// Marks what is due on a connection; whether anything is.
-fn look(conn: &mut Conn, stamp: u32, limits: &super::Limits) -> bool {
+fn look(conn: &mut Conn, stamp: u32, listener: &Listener) -> bool {
+    let timeouts = &listener.options.timeouts;
     let age = u128::from(stamp.wrapping_sub(conn.touched));
     let allowed = match conn.is(CONNECTING) {
-        true => limits.connect_timeout,
+        true if conn.is(WAITING) => listener.options.queue_timeout,
+        true => timeouts.connect,
         // A reader may take longer over what was already sent than a sender may be silent.
-        false if conn.awaits_other_half() => limits.half_close_timeout.min(limits.idle_timeout),
-        false => limits.idle_timeout,
+        false if conn.awaits_other_half() => timeouts.half_close.min(timeouts.idle),
+        false => timeouts.idle,
     };
     if age >= allowed.as_millis() {
         conn.state |= EXPIRED;

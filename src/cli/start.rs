@@ -11,7 +11,7 @@ use crate::daemon::{self, Origin};
 use crate::release::Key;
 use crate::sys::notify::{KeptManager, Manager};
 use crate::sys::process::Side;
-use crate::sys::signal::{STOP, Signals};
+use crate::sys::signal::{Signals, TOLD};
 use crate::sys::{caps, process};
 use crate::vip::{self, Child, End, Keeper, KeeperLink, KeeperSpec, OpenErrorKind};
 use log::{error, info};
@@ -73,7 +73,7 @@ fn resume(config: Config, baton: Baton, program: Program) -> Result<Exit, Failur
     let key = baton.key();
     // It was raised for this program; its children are to have nothing of it.
     caps::keep_only(&[caps::NET_BIND_SERVICE]).map_err(|e| (Exit::Privileges, format!("can't drop capabilities: {e}")))?;
-    let signals = Signals::open(&STOP).map_err(failed("open a signalfd"))?;
+    let signals = Signals::open(&TOLD).map_err(failed("open a signalfd"))?;
     if config.realtime {
         be_punctual();
     }
@@ -156,7 +156,7 @@ fn run_daemon(
     manager: Option<Manager>,
     program: Program,
 ) -> Result<Exit, Failure> {
-    let signals = Signals::open(&STOP).map_err(failed("open a signalfd"))?;
+    let signals = Signals::open(&TOLD).map_err(failed("open a signalfd"))?;
     if config.realtime {
         be_punctual();
     }

@@ -4,7 +4,7 @@
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::sys::socket::{MsgFlags, SockFlag};
+use nix::sys::socket::MsgFlags;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::SocketAddr;
@@ -45,11 +45,20 @@ pub fn local_address(fd: impl AsFd) -> Option<SocketAddr> {
     SockRef::from(&fd).local_addr().ok().and_then(|a| a.as_socket())
 }
 
-/// Takes one waiting connection, non-blocking and close-on-exec.
-pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
-    let fd = nix::sys::socket::accept4(listener.as_fd().as_raw_fd(), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC)?;
-    // SAFETY: accept4 has just returned this descriptor, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// Takes one waiting connection, non-blocking and close-on-exec, and says whose it is.
+pub fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
+    let fd = listener.as_fd().as_raw_fd();
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the kernel writes an address of at most `len` bytes into `storage` and its length into `len`; both live meanwhile.
+    let (fd, peer) = unsafe {
+        SockAddr::try_init(|storage, len| {
+            let fd = Errno::result(libc::accept4(fd, storage.cast(), len, flags))?;
+            // SAFETY: accept4 has just returned this descriptor, and nobody else knows it.
+            Ok(OwnedFd::from_raw_fd(fd))
+        })
+    }?;
+    let peer = peer.as_socket().ok_or(io::ErrorKind::ConnectionAborted)?; // both families have one
+    Ok((fd, peer))
 }
 
 /// Starts a connect. `Ok` is "under way" or "done"; its end is seen as writable, its failure by [`take_error`].
@@ -89,6 +98,12 @@ pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
             other => return Ok(other?),
         }
     }
+}
+
+/// How many bytes wait to be read, at most 1: 0 is a FIN. `None`: none yet, or the connection is broken. Takes nothing but the
+/// error of one that is broken.
+pub fn peek(fd: BorrowedFd<'_>) -> Option<usize> {
+    nix::sys::socket::recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).ok()
 }
 
 /// Sends up to `buf.len()` bytes. `fin_follows` (MSG_MORE): the kernel may keep the last segment back, because the caller shuts
@@ -155,7 +170,9 @@ mod tests {
     fn a_reset_is_seen_as_closed_even_after_its_error_was_taken() {
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), false, 16).expect("listen");
         let client = std::net::TcpStream::connect(local_address(&listener).expect("address")).expect("connect");
-        let server = accept(&listener).expect("accept");
+        let own = client.local_addr().expect("address");
+        let (server, peer) = accept(&listener).expect("accept");
+        assert_eq!(peer, own);
         assert!(!is_closed(&server));
         reset(client.into());
         assert_eq!(take_error(&server).and_then(|e| e.raw_os_error()), Some(libc::ECONNRESET));
