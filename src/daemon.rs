@@ -75,7 +75,7 @@ pub fn run(config: Config, origin: Origin) -> bool {
 fn try_run(config: Config, origin: Origin) -> Result<(), String> {
     let executor = Rc::new(LocalExecutor::new());
     let _entered = runtime::enter(runtime::real(executor.clone()));
-    let Origin { link, signals, key, manager, program, resumed } = origin;
+    let Origin { link, signals, key, manager, program, mut resumed } = origin;
     let manager = manager.map(Rc::new);
     let service = Rc::new(Service::new(manager.clone()));
     let socket = match &resumed {
@@ -84,7 +84,12 @@ fn try_run(config: Config, origin: Origin) -> Result<(), String> {
         }
         None => status::socket::bind(&config.control_socket)?,
     };
-    let (forwarder, control) = Forwarder::open(balancer_spec(&config)).map_err(|e| e.to_string())?;
+    let spec = balancer_spec(&config);
+    let opened = match &mut resumed {
+        Some(resumed) => Forwarder::resume(spec, resumed.forwarder()),
+        None => Forwarder::open(spec),
+    };
+    let (forwarder, control) = opened.map_err(|e| e.to_string())?;
     let path = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
         let backends = Backends::start(control.clone(), &config, &executor);

@@ -1,11 +1,14 @@
 //! `reload --exec`: the daemon goes on as another program, in the same process, with its hold, its leadership and its connections.
 mod lab;
 
+use lab::backend::{Pattern, Sum};
 use lab::net::VIP4;
 use lab::node::{built, use_program};
-use lab::{ArpWatch, Cluster, LAB_DIR, Lab, Node, NodeConfig, Prober, isolated, secs, wait_until};
+use lab::{ArpWatch, Backend, Cluster, Kind, LAB_DIR, Lab, Node, NodeConfig, Prober, isolated, secs, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -129,6 +132,79 @@ fn a_program_that_cannot_take_over_changes_nothing() {
         refused("another gratuitousARP than the running node");
         fs::write(node.file(), file).expect("it is writable");
         upgrade(&node, &program);
+    });
+}
+
+/// A transfer in each direction, half-way; some that say nothing; one that is half closed: all go on to the byte.
+#[test]
+fn connections_go_on_through_three_upgrades() {
+    isolated("connections_go_on_through_three_upgrades", || {
+        const EACH: u64 = 64 << 20;
+        let (lab, program) = (Lab::new(), Installed::new());
+        let (client, server) = (lab.host("client"), lab.host("b1"));
+        let kinds = [(81, Kind::Echo), (82, Kind::Sum), (83, Kind::Source(EACH)), (84, Kind::Mute)];
+        let backends: Vec<Backend> = kinds.iter().map(|(port, kind)| Backend::start(&server, *port, *kind)).collect();
+        let node = alone(&lab, |c| {
+            for (backend, (port, _)) in backends.iter().zip(kinds) {
+                c.balancer(&format!("p{port}"), port, true, &[backend.yaml()]);
+            }
+        });
+        let connect = |port: u16| {
+            let to = SocketAddr::new(VIP4.into(), port);
+            let stream = client.enter(|| TcpStream::connect_timeout(&to, secs(5))).expect("it accepts");
+            stream.set_read_timeout(Some(secs(60))).expect("a socket");
+            stream.set_write_timeout(Some(secs(60))).expect("a socket");
+            stream
+        };
+        let idle: Vec<TcpStream> = (0..50).map(|_| connect(81)).collect();
+        let (mut up, mut down, mut mute, mut half) = (connect(82), connect(83), connect(84), connect(81));
+        let mut sent = Pattern::new(EACH);
+        let mut part = vec![0; EACH as usize / 2];
+        sent.read_exact(&mut part).expect("a pattern");
+        up.write_all(&part).expect("it is read");
+        // Nobody reads it: what the forwarder holds for it goes over too.
+        mute.set_nonblocking(true).expect("a socket");
+        let mut filled = 0;
+        wait_until("the way to a backend that does not read is full", secs(20), || {
+            let n = mute.write(&part).unwrap_or(0);
+            filled += n;
+            n == 0
+        });
+        half.write_all(b"last words").expect("it is read");
+        half.shutdown(Shutdown::Write).expect("a socket");
+        let mut got = Vec::new();
+        for round in 0..3 {
+            let told = upgrade(&node, &program);
+            assert!(told.contains("connections kept"), "{told}");
+            let mut some = vec![0; 1 << 20];
+            down.read_exact(&mut some).expect("more comes");
+            got.extend(some);
+            let mut one = &idle[round];
+            one.write_all(b"still there?").expect("it is open");
+            let mut back = [0; 12];
+            one.read_exact(&mut back).expect("an answer");
+            assert_eq!(&back, b"still there?");
+            assert!(connect(81).write_all(b"x").is_ok(), "new ones are served");
+        }
+        let mut rest = Vec::new();
+        sent.read_to_end(&mut rest).expect("a pattern");
+        up.write_all(&rest).expect("it is read");
+        up.shutdown(Shutdown::Write).expect("a socket");
+        let mut text = String::new();
+        up.read_to_string(&mut text).expect("the sum");
+        let wanted = Sum::of(&mut Pattern::new(EACH)).expect("a pattern");
+        assert_eq!(text, wanted.text(), "every byte up");
+        down.read_to_end(&mut got).expect("to its end");
+        assert_eq!(Sum::of(&mut got.as_slice()).expect("bytes").text(), wanted.text(), "every byte down");
+        let mut last = String::new();
+        half.read_to_string(&mut last).expect("what it sent");
+        assert_eq!(last, "last words");
+        for mut one in idle.iter().skip(3) {
+            one.write_all(b"all").expect("it is open");
+            let mut back = [0; 3];
+            one.read_exact(&mut back).expect("an answer");
+        }
+        assert_eq!(node.wait_status().gains, 1);
     });
 }
 

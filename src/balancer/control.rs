@@ -1,10 +1,12 @@
 //! The two handles of the forwarder: one drives it, the other tells and asks it things.
 
 use super::engine::Engine;
+use super::handoff::KeptForwarder;
 use super::{OpenError, Order, Spec};
 use crate::config::{Balancer, HealthCheck, ProxyVersion, Target};
 use crate::reactor::Reactor;
 use crate::status::BalancerStatus;
+use crate::sys::handed::Passed;
 use std::cell::RefCell;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -42,6 +44,17 @@ impl Forwarder {
     /// All listeners that can't be opened, each with the reason and the way out.
     pub fn open(spec: Spec) -> Result<(Forwarder, Control), OpenError> {
         let engine = Rc::new(RefCell::new(Engine::open(spec)?));
+        Ok((Forwarder(engine.clone()), Control(engine)))
+    }
+
+    /// Goes on where the program before was: its listeners, its connections, what it knew of backends; what is configured otherwise since
+    /// then is put in place.
+    ///
+    /// # Errors
+    ///
+    /// As [`Forwarder::open`].
+    pub fn resume(spec: Spec, kept: KeptForwarder) -> Result<(Forwarder, Control), OpenError> {
+        let engine = Rc::new(RefCell::new(Engine::resume(spec, kept)?));
         Ok((Forwarder(engine.clone()), Control(engine)))
     }
 
@@ -108,6 +121,11 @@ impl Control {
     /// What is wrong, with the names there are.
     pub fn order(&self, balancer: Option<&str>, target: &str, order: Order) -> Result<String, String> {
         self.0.borrow_mut().obey(balancer, target, order)
+    }
+
+    /// What the program that takes this one's place needs, as it is now. Nothing changes here.
+    pub fn keep(&self, passed: &mut Passed) -> KeptForwarder {
+        self.0.borrow_mut().keep(passed)
     }
 
     /// Closes all listeners for good; connections go on. What waits to be accepted is reset by the kernel.

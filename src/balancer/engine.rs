@@ -54,7 +54,7 @@ pub struct Engine {
     pub(super) vip: IpAddr,
     /// Connections that came to the VIP, through any listener, where they end with the hold.
     pub(super) on_vip: u64,
-    began: Instant,
+    pub(super) began: Instant,
     pub(super) now: Instant,
     pub(super) next_sweep: Instant,
     pub(super) paused: bool,

@@ -7,6 +7,10 @@
 //! A reset also looks like "peer sent FIN" (RDHUP), and once its error was reported to any call, reading says 0 as after a
 //! FIN. Taking it for the end would pass a cut-off stream on as a complete one, so [`DEAD`] is remembered and believed first.
 
+mod kept;
+
+pub use kept::KeptHalf;
+
 use super::pipes::Pipes;
 use crate::reactor::Reactor;
 use crate::sys::epoll::Event;

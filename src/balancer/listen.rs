@@ -54,10 +54,15 @@ pub struct Listener {
 impl Listener {
     /// Without members yet.
     pub fn new(options: Balancer, address: SocketAddr, fd: OwnedFd) -> Self {
+        Self { fd: Some(fd), ..Self::closed(options, address) }
+    }
+
+    /// Without a socket.
+    pub fn closed(options: Balancer, address: SocketAddr) -> Self {
         Self {
             options,
             address,
-            fd: Some(fd),
+            fd: None,
             life: Life::Open,
             ready: false,
             pool: Pool::default(),

@@ -22,6 +22,7 @@ mod conn;
 mod control;
 mod engine;
 mod flow;
+mod handoff;
 pub mod health;
 mod life;
 mod line;
@@ -38,6 +39,7 @@ mod wait;
 
 pub use beside::{Beside, Spawn};
 pub use control::{Control, Forwarder, MemberView};
+pub use handoff::KeptForwarder;
 pub use listen::OpenError;
 pub use pool::Order;
 pub use run::block_on;

@@ -2,6 +2,7 @@
 //! memory, found by the number of its descriptor in the environment.
 
 use super::holder::KeptHolder;
+use crate::balancer::KeptForwarder;
 use crate::cluster;
 use crate::config::{Config, Peer};
 use crate::release::Key;
@@ -57,6 +58,8 @@ pub struct Baton {
     pub holder: KeptHolder,
     /// Who says how long the VIP may be held.
     pub lead: KeptLead,
+    /// Listeners and connections.
+    pub forwarder: KeptForwarder,
 }
 
 /// See [`Baton::lead`].
@@ -180,6 +183,7 @@ mod tests {
             manager: None,
             holder: KeptHolder::default(),
             lead: KeptLead::Single { term: 4, until: Instant::from_nanos(99) },
+            forwarder: KeptForwarder::default(),
         }
     }
 

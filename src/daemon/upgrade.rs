@@ -15,6 +15,7 @@
 
 use super::baton::{self, Baton, Fixed, KeptLead};
 use super::{Daemon, Lead};
+use crate::balancer::KeptForwarder;
 use crate::cluster::runtime::{self, now};
 use crate::cluster::{self, Ports};
 use crate::config::Config;
@@ -228,6 +229,7 @@ impl Daemon {
             link,
             holder,
             lead,
+            forwarder: self.control.keep(passed),
         })
     }
 
@@ -260,6 +262,7 @@ pub struct Resumed {
     /// What it left.
     pub baton: Baton,
     client: Option<UnixStream>,
+    connections: usize,
 }
 
 impl Resumed {
@@ -273,7 +276,13 @@ impl Resumed {
         }
         let client = baton.client.and_then(|fd| handed::take(fd).ok()).map(UnixStream::from);
         process::guard(baton.guarded);
-        Ok(Self { baton, client })
+        let connections = baton.forwarder.connections();
+        Ok(Self { baton, client, connections })
+    }
+
+    /// The forwarder's part, once.
+    pub fn forwarder(&mut self) -> KeptForwarder {
+        std::mem::take(&mut self.baton.forwarder)
     }
 
     /// The clock's part.
@@ -298,11 +307,15 @@ impl Resumed {
 impl Daemon {
     /// After a change of programs: tells who asked for it how it went.
     pub(super) async fn tell_upgraded(&self, resumed: Resumed) {
-        let Resumed { baton, client } = resumed;
+        let Resumed { baton, client, connections } = resumed;
         let up = now();
+        let connections = match connections {
+            0 => String::new(),
+            n => format!(", {n} connections kept"),
+        };
         let settled = runtime::timeout(SETTLED, self.settled(&baton)).await;
         let took = (up - baton.began).as_millis();
-        let what = format!("upgraded to {} in {took} ms", self.program.version);
+        let what = format!("upgraded to {} in {took} ms{connections}", self.program.version);
         let kept = match settled {
             Ok(Some(at)) => {
                 format!(", a majority has answered after {} ms; {} is kept", (at - baton.began).as_millis(), self.config.vip)

@@ -3,7 +3,7 @@
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 /// A pipe, and how many bytes are in it (which may be more than its nominal size).
 #[derive(Debug)]
@@ -32,6 +32,16 @@ impl Pipe {
             }
         }
         Ok(Self { out, inp, len: 0 })
+    }
+
+    /// Its two ends, for reading and for writing, to be handed to the next program.
+    pub fn descriptors(&self) -> (BorrowedFd<'_>, BorrowedFd<'_>) {
+        (self.out.as_fd(), self.inp.as_fd())
+    }
+
+    /// One of the program before, with so many bytes in it.
+    pub fn of(out: OwnedFd, inp: OwnedFd, len: usize) -> Self {
+        Self { out, inp, len }
     }
 
     /// Moves as much as fits from `socket` into the pipe and returns the number of bytes; 0 is a FIN.

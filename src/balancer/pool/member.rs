@@ -146,6 +146,16 @@ impl Member {
         self.ordered.unwrap_or(self.configured)
     }
 
+    /// The ordered weight, and the configured one over which it was ordered.
+    pub fn ordered(&self) -> Option<(u16, u16)> {
+        self.ordered.map(|weight| (weight, self.configured))
+    }
+
+    /// The configured weight.
+    pub const fn configured(&self) -> u16 {
+        self.configured
+    }
+
     pub const fn order_weight(&mut self, weight: u16) {
         self.ordered = Some(weight);
     }

@@ -86,7 +86,7 @@ impl Pool {
     }
 
     /// A slot that nobody has; `None`: there are no more numbers.
-    fn vacant(&mut self) -> Option<u16> {
+    pub(super) fn vacant(&mut self) -> Option<u16> {
         let free = self.slots.iter().position(Option::is_none).unwrap_or(self.slots.len());
         let slot = u16::try_from(free).ok().filter(|&slot| slot != NOWHERE)?;
         if free == self.slots.len() {

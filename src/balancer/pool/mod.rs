@@ -12,6 +12,7 @@
 
 mod facts;
 mod hash;
+mod kept;
 mod member;
 mod merge;
 mod policy;
@@ -21,6 +22,7 @@ mod tried;
 
 pub use facts::{Change, Order};
 pub use hash::Random;
+pub use kept::KeptMember;
 pub use member::{Member, State};
 pub use merge::{Hosts, Merged};
 pub use tried::Tried;
