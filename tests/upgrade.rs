@@ -3,7 +3,7 @@ mod lab;
 
 use lab::backend::{Pattern, Sum};
 use lab::net::VIP4;
-use lab::node::{built, use_program};
+use lab::node::{built, kube_vip, use_program, write_config};
 use lab::{ArpWatch, Backend, Cluster, Kind, LAB_DIR, Lab, Node, NodeConfig, Prober, isolated, secs, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -132,6 +132,20 @@ fn a_program_that_cannot_take_over_changes_nothing() {
         refused("another gratuitousARP than the running node");
         fs::write(node.file(), file).expect("it is writable");
         upgrade(&node, &program);
+    });
+}
+
+/// What no program left is no reason to go on, nor to fail: it is told, and the node starts as usual.
+#[test]
+fn a_baton_that_is_none_leads_to_a_usual_start() {
+    isolated("a_baton_that_is_none_leads_to_a_usual_start", || {
+        let lab = Lab::new();
+        let host = lab.host("n1");
+        let file = write_config("n1", &NodeConfig::single(&host).yaml());
+        let program = host.spawn("n1", kube_vip().env("KUBE_VIP_RESUME", "77").args(["start", "-c"]).arg(file));
+        wait_until("the VIP is held", secs(20), || host.has(VIP4));
+        let log = program.output();
+        assert!(log.contains("can't go on where the program before was") && log.contains("Starting anew"), "{log}");
     });
 }
 
