@@ -25,9 +25,6 @@ const TURN: Duration = Duration::from_millis(1);
 const TELL: Duration = Duration::from_secs(60);
 /// Timeouts are looked at this often, and accepting is resumed.
 pub const SWEEP: Duration = Duration::from_secs(1);
-/// Descriptors left for everything else: raft, control socket, files, standard streams.
-const SPARED_FDS: usize = 64;
-
 /// Everything that the forwarder knows.
 #[derive(Debug)]
 pub struct Engine {
@@ -42,6 +39,8 @@ pub struct Engine {
     pub(super) random: Random,
     pub(super) bench: Bench,
     pub(super) limits: Limits,
+    /// Descriptors that this process may have.
+    pub(super) fds: usize,
     pub(super) max_connections: usize,
     /// Kept back, so that a client that was accepted gets its backend's socket too.
     pub(super) spare: Option<OwnedFd>,
@@ -72,8 +71,6 @@ impl Engine {
     /// Opens the listeners and the epoll instance.
     pub fn open(spec: Spec) -> Result<Self, OpenError> {
         let fds = tcp::raise_fd_limit().map_or(1024, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        let spared = SPARED_FDS + 2 * spec.limits.pipes + spec.balancers.len();
-        let by_fds = (fds.saturating_sub(spared) / 2).clamp(16, 65536);
         let now = clock::now();
         let mut engine = Self {
             reactor: reactor::current()?,
@@ -84,7 +81,8 @@ impl Engine {
             hosts: Hosts::new(),
             random: Random::new(now.as_nanos()),
             bench: Bench::new(spec.limits.pipes),
-            max_connections: spec.limits.max_connections.unwrap_or(by_fds),
+            fds,
+            max_connections: 0,
             limits: spec.limits,
             spare: None,
             holding: false,

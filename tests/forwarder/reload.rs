@@ -72,6 +72,16 @@ fn a_reload_that_cannot_open_all_changes_nothing() {
 }
 
 #[test]
+fn a_port_that_only_changes_its_address_needs_a_restart() {
+    let port = free_port();
+    let rig = Rig::with(spec(vec![balancer(port, false, &[backend(echo)])]));
+    let problem = rig.ask(move |c| c.apply(vec![balancer(port, true, &[nobody()])]).map_err(|e| e.to_string()));
+    let problem = problem.expect_err("the wildcard has the port");
+    assert!(problem.contains(&format!("bindToVip of port {port} can't change while running")), "{problem}");
+    echoes(&mut rig.connect());
+}
+
+#[test]
 fn the_backlog_of_a_removed_listener_is_served() {
     let rig = Rig::new(&[backend(echo)]);
     let mut old = rig.connect();

@@ -321,6 +321,17 @@ fn members_keep_their_slot_and_leave_when_they_are_empty() {
 }
 
 #[test]
+fn a_backend_that_is_listed_twice_gets_twice_the_connections() {
+    let twice = || vec![backend(0, 1), backend(1, 1), backend(0, 1)];
+    let mut rig = Rig::new(Balance::RoundRobin, twice());
+    assert_eq!(rig.shares(9), [3; 3]);
+    assert_eq!(rig.configure(twice()), Merged::default());
+    assert_eq!(rig.health(0, false).len(), 2, "and checks are about both");
+    rig.configure(vec![backend(0, 1), backend(1, 1)]);
+    assert_eq!(rig.pool.members().count(), 2);
+}
+
+#[test]
 fn names_stand_for_all_their_addresses() {
     let target = Target::Name { host: "app".into(), port: 81 };
     let named = Backend { target, weight: 2, backup: false, max_connections: None };
