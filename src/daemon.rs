@@ -5,6 +5,7 @@
 //!    ▲── gone, fit ──────────────────────┘
 //! ```
 
+mod backends; // checks of backends and look-ups of their names
 mod claims; // other hosts that claim the VIP
 mod commands; // what the control socket tells to do
 mod cordon; // the mark that outlives a restart
@@ -25,6 +26,7 @@ use crate::sys::clock::{Instant, now};
 use crate::sys::notify::Manager;
 use crate::sys::signal::Signals;
 use crate::vip::{KeeperLink, KeeperSide, Notify};
+use backends::Backends;
 use holder::{Holder, Lead};
 use log::{error, warn};
 use reach::Tracker;
@@ -53,7 +55,8 @@ fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key,
     let (forwarder, control) = Forwarder::open(balancer_spec(&config)).map_err(|e| e.to_string())?;
     let socket = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
-        let daemon = Rc::new(Daemon::start(config, link, control, key).await?);
+        let backends = Backends::start(control.clone(), &config, &executor);
+        let daemon = Rc::new(Daemon::start(config, link, control, backends, key).await?);
         for _ in 0..status::socket::CLIENTS {
             let listener = listener.try_clone().map_err(|e| format!("can't share the control socket: {e}"))?;
             let asked = daemon.clone();
@@ -81,6 +84,9 @@ struct Daemon {
     cluster: Option<Cluster>,
     holder: Rc<Holder>,
     control: Control,
+    /// Told of whatever changes the members.
+    #[expect(dead_code, reason = "for reloads and orders")]
+    backends: Backends,
     tracker: Option<Rc<Tracker>>,
     /// A command is under way.
     commanded: Cell<bool>,
@@ -88,7 +94,13 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn start(config: Config, link: Option<KeeperLink>, control: Control, key: Key) -> Result<Self, String> {
+    async fn start(
+        config: Config,
+        link: Option<KeeperLink>,
+        control: Control,
+        backends: Backends,
+        key: Key,
+    ) -> Result<Self, String> {
         let cordoned = cordon::is_marked(&config.state_dir);
         let fit = link.is_some() && !config.witness && !cordoned;
         let (lead, events, cluster) = if config.single_node {
@@ -104,9 +116,9 @@ impl Daemon {
         if cordoned {
             warn!("{} is cordoned: it does not hold {} until `kube-vip uncordon`", config.local.id, config.vip);
         }
-        let tracker = Tracker::start(&config, cluster.as_ref());
+        let tracker = Tracker::start(&config, cluster.as_ref(), control.clone());
         let (commanded, stopping) = (Cell::new(false), Cell::new(false));
-        Ok(Self { config, started: now(), cluster, holder, control, tracker, commanded, stopping })
+        Ok(Self { config, started: now(), cluster, holder, control, backends, tracker, commanded, stopping })
     }
 
     fn standing(&self) -> Standing {

@@ -25,6 +25,7 @@ const TURN: Duration = Duration::from_millis(1);
 const TELL: Duration = Duration::from_secs(60);
 /// Timeouts are looked at this often, and accepting is resumed.
 pub const SWEEP: Duration = Duration::from_secs(1);
+
 /// Everything that the forwarder knows.
 #[derive(Debug)]
 pub struct Engine {

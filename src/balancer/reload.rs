@@ -3,6 +3,7 @@
 use super::Limits;
 use super::control::MemberView;
 use super::engine::{Engine, tell};
+use super::health;
 use super::listen::{self, Life, Listener, OpenError};
 use super::pool::{Merged, Order, State};
 use crate::config::{Balancer, Target};
@@ -11,8 +12,6 @@ use std::os::fd::OwnedFd;
 
 /// Descriptors left for everything else: raft, control socket, files, standard streams.
 const SPARED_FDS: usize = 64;
-/// And for health checks under way, where there are any.
-const CHECK_FDS: usize = 64;
 
 /// A slot for a new listener, and its socket.
 type Opened = (usize, SocketAddr, OwnedFd);
@@ -137,6 +136,7 @@ impl Engine {
                 address: m.address,
                 target: m.target.clone(),
                 check: l.options.health_check.clone(),
+                send_proxy: l.options.send_proxy,
             };
             asked.map(view).collect::<Vec<_>>()
         };
@@ -200,7 +200,7 @@ impl Engine {
 
 /// How many connections `fds` descriptors allow: two each, after what everything else needs.
 fn by_fds(fds: usize, limits: &Limits, balancers: &[Balancer]) -> usize {
-    let checks = if balancers.iter().any(|b| b.health_check.is_some()) { CHECK_FDS } else { 0 };
+    let checks = if balancers.iter().any(|b| b.health_check.is_some()) { health::AT_ONCE } else { 0 };
     let spared = SPARED_FDS + checks + 2 * limits.pipes + balancers.len();
     (fds.saturating_sub(spared) / 2).clamp(16, 65536)
 }

@@ -7,13 +7,18 @@
 //! All problems are collected and told at once, each with file, line, key, why and the way out. A [`Draft`] is a file that is
 //! sound in itself, on any machine; [`Draft::resolve`] finds out which node this machine is; [`here`] holds it against the machine.
 
+mod backends; // the servers behind a balancer
 mod balancers; // raw loadBalancers → checked balancers
 mod checked; // the types everybody uses
+mod checks; // how backends are asked whether they work
+mod clients; // whose connections are taken
 mod draft; // raw → a sound file, the order of all checks
-mod fields; // single values: addresses, ports, durations, names
+mod fields; // single values: ports, durations, names, paths
 mod file; // path → text, with every way in which that can fail
 pub mod here; // the configuration against this machine (pure)
+mod hosts; // addresses and host names
 mod lan; // who else of this machine answers for the VIP (pure)
+mod limits; // how much and how long, within which bounds
 pub mod machine; // facts about this machine (effects)
 mod moves; // when and how the VIP moves
 mod network; // networks in CIDR notation
@@ -28,8 +33,8 @@ pub use checked::{Ask, Backend, Balance, Balancer, Config, HealthCheck, Peer, Pr
 pub use draft::{Draft, Lines, Overrides, Placed, judge};
 pub use network::Network;
 pub use places::{Refused, Why};
+pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems, Warning};
-pub(crate) use problem::{nearest, shown};
 
 use std::path::Path;
 

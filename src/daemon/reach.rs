@@ -1,5 +1,6 @@
 //! `trackBackends`: whether this node reaches any backend. Rounds of connects (effect), and what follows of them (pure).
 
+use crate::balancer::Control;
 use crate::cluster::{Cluster, runtime};
 use crate::config::Config;
 use crate::reactor::Async;
@@ -49,7 +50,7 @@ impl Reach {
 
 /// Asks the backends for ever.
 pub struct Tracker {
-    backends: Vec<SocketAddr>,
+    control: Control,
     reach: Cell<Reach>,
     /// Whom to ask first: who answered last.
     first: Cell<usize>,
@@ -57,15 +58,11 @@ pub struct Tracker {
 
 impl Tracker {
     /// Starts asking, where the configuration wants it and the cluster could act on it.
-    pub fn start(config: &Config, cluster: Option<&Cluster>) -> Option<Rc<Self>> {
+    pub fn start(config: &Config, cluster: Option<&Cluster>, control: Control) -> Option<Rc<Self>> {
         let cluster = cluster.filter(|_| config.track_backends)?.clone();
-        let mut backends: Vec<SocketAddr> =
-            config.balancers.iter().flat_map(|b| b.backends.iter().filter_map(|b| b.target.address())).collect();
-        backends.sort_unstable();
-        backends.dedup();
         // One more round without an answer, the first, tells: a node that has just started must not be preferred for nothing.
         let reach = Cell::new(Reach { failed: ROUNDS - 1 });
-        let tracker = Rc::new(Self { backends, reach, first: Cell::new(0) });
+        let tracker = Rc::new(Self { control, reach, first: Cell::new(0) });
         runtime::spawn(tracker.clone().run(cluster));
         Some(tracker)
     }
@@ -77,35 +74,36 @@ impl Tracker {
 
     async fn run(self: Rc<Self>, cluster: Cluster) {
         loop {
-            let (before, answered) = (self.reach.get(), self.round().await);
+            let backends = self.backends();
+            let (before, answered) = (self.reach.get(), self.round(&backends).await);
             let after = before.after(answered);
             self.reach.set(after);
             if before.reaches() != after.reaches() {
-                self.tell(after.reaches());
+                tell(after.reaches(), backends.len());
                 cluster.set_reaches(after.reaches());
             }
             runtime::sleep(PAUSE + runtime::jitter(JITTER)).await;
         }
     }
 
-    fn tell(&self, reaches: bool) {
-        match reaches {
-            true => info!("backends are reached again"),
-            false => {
-                warn!("none of {} backend(s) is reached from here: a node that reaches one should hold", self.backends.len())
-            }
-        }
+    /// Those of now, host names as they were looked up last. Not those in maintenance.
+    fn backends(&self) -> Vec<SocketAddr> {
+        let mut backends: Vec<SocketAddr> = self.control.members().into_iter().map(|member| member.address).collect();
+        backends.sort_unstable();
+        backends.dedup();
+        backends
     }
 
     /// Asks the one that answered last, and where it does not, others at once. Whether any answered.
-    async fn round(&self) -> Option<bool> {
-        let n = self.backends.len();
+    async fn round(&self, backends: &[SocketAddr]) -> Option<bool> {
+        let n = backends.len();
         let at = |i: usize| (self.first.get() + i) % n.max(1);
         let ask = |i: usize| -> Pin<Box<dyn Future<Output = (usize, Option<bool>)>>> {
-            let address = self.backends[i];
+            let address = backends[i];
             Box::pin(async move { (i, answers(address).await) })
         };
-        let mut said = Some(false);
+        // None in service, or no name looked up yet: that says nothing of this node.
+        let mut said = (n > 0).then_some(false);
         for range in [0..n.min(1), 1..n.min(MOST)] {
             let asked = range.map(|i| ask(at(i))).collect();
             match first_yes(asked).await {
@@ -119,6 +117,13 @@ impl Tracker {
         // With more than can be asked at once, the next round asks others.
         self.first.set(at(MOST.min(n)));
         said
+    }
+}
+
+fn tell(reaches: bool, backends: usize) {
+    match reaches {
+        true => info!("backends are reached again"),
+        false => warn!("none of {backends} backend(s) is reached from here: a node that reaches one should hold"),
     }
 }
 
