@@ -148,7 +148,8 @@ impl Engine {
         for i in 0..self.order.len() {
             let slot = self.order[i];
             let listener = &mut self.listeners[slot];
-            if listener.options.name == balancer {
+            // One whose checks were just taken out of the configuration has nobody who would bring it back.
+            if listener.options.name == balancer && listener.options.health_check.is_some() {
                 tell(balancer, listener.pool.health(address, up, why, self.now));
                 self.may_serve(slot);
             }

@@ -18,6 +18,8 @@ mod policy;
 #[cfg(test)]
 mod tests;
 mod tried;
+#[cfg(test)]
+mod walk;
 
 pub use facts::{Change, Order};
 pub use hash::Random;
