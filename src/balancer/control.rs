@@ -79,6 +79,11 @@ impl Control {
         self.0.borrow_mut().apply(balancers)
     }
 
+    /// Connections of all balancers open at once from now on; `None`: what the limit of open files allows. Those open go on.
+    pub fn limit_connections(&self, most: Option<usize>) {
+        self.0.borrow_mut().limit_connections(most);
+    }
+
     /// The addresses of a host name, as looked up last: those are the members of each backend `Target::Name` with it.
     pub fn resolved(&self, host: &str, addresses: &[IpAddr]) {
         self.0.borrow_mut().resolved(host, addresses);

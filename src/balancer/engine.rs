@@ -43,6 +43,8 @@ pub struct Engine {
     /// Descriptors that this process may have.
     pub(super) fds: usize,
     pub(super) max_connections: usize,
+    /// As many as the limit of open files allows.
+    pub(super) by_fds: usize,
     /// Kept back, so that a client that was accepted gets its backend's socket too.
     pub(super) spare: Option<OwnedFd>,
     pub(super) holding: bool,
@@ -84,6 +86,7 @@ impl Engine {
             bench: Bench::new(spec.limits.pipes),
             fds,
             max_connections: 0,
+            by_fds: 0,
             limits: spec.limits,
             spare: None,
             holding: false,
@@ -102,6 +105,13 @@ impl Engine {
         };
         engine.apply(spec.balancers)?;
         Ok(engine)
+    }
+
+    /// See [`super::Control::limit_connections`].
+    pub fn limit_connections(&mut self, most: Option<usize>) {
+        self.limits.max_connections = most;
+        self.max_connections = most.unwrap_or(self.by_fds);
+        self.paused = false; // looked at anew with the next client
     }
 
     pub fn reactor(&self) -> Rc<Reactor> {
@@ -140,7 +150,9 @@ impl Engine {
         }
         let key = Key { index: low >> 1, stamp };
         if let Some(conn) = self.slab.get_mut(key) {
-            conn.end(if low & 1 == 0 { End::Client } else { End::Backend }).note(event);
+            let half = conn.end(if low & 1 == 0 { End::Client } else { End::Backend });
+            half.note(event);
+            half.mute(event, &self.reactor);
             self.enqueue(key);
         }
     }

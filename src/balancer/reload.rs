@@ -25,7 +25,8 @@ impl Engine {
         let kept = listen::match_up(&old, &balancers);
         let opened = self.open_new(&balancers, &kept)?;
         // Nothing can fail from here on.
-        self.max_connections = self.limits.max_connections.unwrap_or_else(|| by_fds(self.fds, &self.limits, &balancers));
+        self.by_fds = by_fds(self.fds, &self.limits, &balancers);
+        self.max_connections = self.limits.max_connections.unwrap_or(self.by_fds);
         self.hosts.retain(|host, _| balancers.iter().any(|b| names_host(b, host)));
         for i in (0..self.listeners.len()).filter(|&i| !kept.contains(&Some(i))) {
             self.dismiss(i);

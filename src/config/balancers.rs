@@ -9,7 +9,8 @@ use super::walk::Found;
 use super::{checks, clients, fields, limits};
 use std::net::IpAddr;
 
-const POLICIES: [(&str, Balance); 4] = [
+/// The words of `balance`.
+pub(crate) const POLICIES: [(&str, Balance); 4] = [
     ("roundRobin", Balance::RoundRobin),
     ("leastConnections", Balance::LeastConnections),
     ("random2", Balance::Random2),

@@ -129,6 +129,7 @@ fn checked(file: &Path, raw: &RawConfig, overrides: &Overrides, found: &mut Foun
     };
     let common = Config {
         file: file.to_owned(),
+        overrides: *overrides,
         local: nodes::nameless(),
         remotes: Vec::new(),
         interface: interface?,

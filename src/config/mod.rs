@@ -9,6 +9,7 @@
 
 mod backends; // the servers behind a balancer
 mod balancers; // raw loadBalancers → checked balancers
+pub mod change; // what differs between two configurations, and what of it takes a restart (pure)
 mod checked; // the types everybody uses
 mod checks; // how backends are asked whether they work
 mod clients; // whose connections are taken
@@ -55,6 +56,17 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>)
     let draft = read(path, overrides)?;
     let placed = place(&draft)?;
     Ok((placed.config, draft.warnings))
+}
+
+/// As [`load`], and tells which text it was: to compare with what another process read, by another path or another user.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_marked(path: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>, u64), Problems> {
+    let text = file::read(path).map_err(|problem| Problems::new(path, vec![problem]))?;
+    let draft = judge(path, &text, overrides)?;
+    let placed = place(&draft)?;
+    Ok((placed.config, draft.warnings, file::mark(&text)))
 }
 
 /// As [`load`], and holds the configuration against this machine: what `start` does before it touches the network. The file's
