@@ -339,7 +339,7 @@ fn track_backends_follows_what_is_configured() {
         let (good, dead) = (backend.yaml(), backend.yaml().replace("8080", "8081"));
         let cluster = Cluster::start_with(&lab, 3, false, |c| {
             c.timing = STEADY.into();
-            c.balancer("web", 80, true, &[good.clone()]);
+            c.balancer("web", 80, true, std::slice::from_ref(&good));
         });
         let (leader, _) = cluster.wait_settled();
         let node = &cluster.nodes[leader];
