@@ -5,6 +5,7 @@
 //!    ▲── gone, fit ──────────────────────┘
 //! ```
 
+mod backends; // checks of backends and look-ups of their names
 mod claims; // other hosts that claim the VIP
 mod commands; // what the control socket tells to do
 mod cordon; // the mark that outlives a restart
@@ -28,6 +29,7 @@ use crate::sys::notify::Manager;
 use crate::sys::process;
 use crate::sys::signal::Signals;
 use crate::vip::{KeeperLink, KeeperSide, Notify};
+use backends::Backends;
 use holder::{Holder, Lead};
 use log::{error, warn};
 use reach::Tracker;
@@ -58,7 +60,8 @@ fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key,
     let (forwarder, control) = Forwarder::open(balancer_spec(&config)).map_err(|e| e.to_string())?;
     let socket = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
-        let daemon = Rc::new(Daemon::start(config, link, control, key, service.clone()).await?);
+        let backends = Backends::start(control.clone(), &config, &executor);
+        let daemon = Rc::new(Daemon::start(config, link, control, backends, key, service.clone()).await?);
         let reloaded = daemon.clone();
         runtime::spawn(async move { reloaded.reload_when_hung_up().await });
         for _ in 0..status::socket::CLIENTS {
@@ -94,6 +97,8 @@ struct Daemon {
     cluster: Option<Cluster>,
     holder: Rc<Holder>,
     control: Control,
+    /// Told of whatever changes the members.
+    backends: Backends,
     tracker: RefCell<Option<Rc<Tracker>>>,
     service: Rc<Service>,
     /// SIGHUP came.
@@ -112,6 +117,7 @@ impl Daemon {
         config: Config,
         link: Option<KeeperLink>,
         control: Control,
+        backends: Backends,
         key: Key,
         service: Rc<Service>,
     ) -> Result<Self, String> {
@@ -130,7 +136,7 @@ impl Daemon {
         if cordoned {
             warn!("{} is cordoned: it does not hold {} until `kube-vip uncordon`", config.local.id, config.vip);
         }
-        let tracker = RefCell::new(Tracker::start(&config, &control, cluster.as_ref()));
+        let tracker = RefCell::new(Tracker::start(&config, cluster.as_ref(), control.clone()));
         Ok(Self {
             running: RefCell::new(Rc::new(config.clone())),
             config,
@@ -138,6 +144,7 @@ impl Daemon {
             cluster,
             holder,
             control,
+            backends,
             tracker,
             service,
             hung_up: Wake::default(),

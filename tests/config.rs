@@ -241,7 +241,7 @@ fn the_files_in_configs_are_what_the_program_prints_or_accepts() {
     let words: Vec<&str> = events.iter().filter_map(|e| e.scalar()).map(|(text, _)| text).collect();
     let args = words.iter().position(|w| *w == "args").expect("the container has args");
     assert_eq!(words[args + 1..args + 4], ["start", "-c", "/etc/kube-vip/config.yaml"]);
-    for name in ["config.yaml", "all-nodes.yaml", "single-node.yaml"] {
+    for name in ["config.yaml", "all-nodes.yaml", "single-node.yaml", "balancing.yaml"] {
         let (code, out, err) =
             told(kube_vip(&["check", "-c", name]).current_dir(root().join("configs")).output().expect("it starts"));
         assert_eq!((code, err.as_str()), (0, ""), "{name}: {out}");

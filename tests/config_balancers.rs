@@ -312,3 +312,18 @@ fn what_is_probably_not_meant_is_a_warning() {
         "{warnings:?}"
     );
 }
+
+/// What the program knows and what the sample shows are the same keys.
+#[test]
+fn the_sample_of_balancing_shows_every_key() {
+    let text = "vip: 10.0.0.9\ninterface: eth0\nsingleNode: true\nloadBalancers:\n- {x: 1, port: 80, healthCheck: {x: 1}, backends: [{x: 1}]}\n";
+    let told = load(text).expect_err("x is no key");
+    let known = told.lines().filter_map(|line| line.split_once("the keys here are ")?.1.split_once(". Remove"));
+    let keys: Vec<&str> =
+        known.flat_map(|(keys, _)| keys.split(", ")).filter(|key| !["url", "backendPort"].contains(key)).collect();
+    assert!(keys.len() > 30, "{told}");
+    let sample = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/configs/balancing.yaml")).expect("the sample");
+    for key in keys {
+        assert!(sample.contains(&format!("{key}:")), "{key} is missing in configs/balancing.yaml");
+    }
+}

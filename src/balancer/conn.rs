@@ -1,8 +1,9 @@
 //! One connection: a client's socket, a backend's, and a direction from each to the other.
 
 use super::client::Client;
-use super::flow::{Bench, DEAD, FIN_SENT, Half, Step, pump};
+use super::flow::{Bench, DEAD, EOF, FIN_SENT, Half, Step, pump};
 use super::pool::Tried;
+use crate::sys::tcp;
 
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +28,12 @@ pub const SETTLE: u16 = 1 << 4;
 pub const SETTLED: u16 = 1 << 5;
 /// The client came to the VIP: without it nothing reaches the client any more.
 pub const ON_VIP: u16 = 1 << 6;
+/// Waits for a place on a backend.
+pub const WAITING: u16 = 1 << 7;
+/// Has waited for one.
+pub const WAITED: u16 = 1 << 8;
+/// The backend has answered, and no byte was read from either side since.
+pub const FRESH: u16 = 1 << 9;
 
 /// One connection. Small, because there may be very many idle ones: see the size test below.
 #[derive(Debug)]
@@ -74,6 +81,13 @@ impl Conn {
             End::Client => &mut self.client,
             End::Backend => &mut self.backend,
         }
+    }
+
+    /// Whether it can be sent to another backend: this one broke before it said anything, and the client is there and was not
+    /// heard either.
+    pub fn can_turn_elsewhere(&self) -> bool {
+        let said = || self.backend.fd().is_some_and(|fd| tcp::peek(fd).is_some_and(|n| n > 0));
+        self.is(FRESH) && self.backend.has(DEAD) && !self.client.has(DEAD | EOF) && !said()
     }
 
     /// Whether one side has sent FIN, the other not yet.

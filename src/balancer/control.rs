@@ -2,7 +2,7 @@
 
 use super::engine::Engine;
 use super::{OpenError, Order, Spec};
-use crate::config::{Balancer, HealthCheck, Target};
+use crate::config::{Balancer, HealthCheck, ProxyVersion, Target};
 use crate::reactor::Reactor;
 use crate::status::BalancerStatus;
 use std::cell::RefCell;
@@ -29,6 +29,8 @@ pub struct MemberView {
     pub target: Target,
     /// How to ask. None: not at all.
     pub check: Option<HealthCheck>,
+    /// The PROXY protocol header that it expects before anything else.
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 impl Forwarder {

@@ -25,7 +25,7 @@ const READABLE: u16 = 1;
 /// There is room to send.
 pub const WRITABLE: u16 = 1 << 1;
 /// The kernel says that the peer sent FIN (or reset).
-const RDHUP: u16 = 1 << 2;
+pub const RDHUP: u16 = 1 << 2;
 /// Both directions are shut down.
 const HUP: u16 = 1 << 3;
 /// The connection is broken: nothing can be sent, and what can still be read isn't the whole stream.

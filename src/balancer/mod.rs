@@ -14,19 +14,29 @@
 //! (64 turns or about 1 ms), so that a heartbeat never waits for data. Idle without connections it never wakes up by itself.
 
 mod accept;
+#[allow(dead_code)] // the engine doesn't ask yet
+mod admit;
+mod beside;
 mod client;
 mod conn;
 mod control;
 mod engine;
 mod flow;
+pub mod health;
 mod life;
+mod line;
 mod listen;
 mod pipes;
 mod pool;
+#[allow(dead_code)] // the engine doesn't ask yet
+mod proxy;
 mod reload;
+pub mod resolve;
 mod run;
 mod slab;
+mod wait;
 
+pub use beside::{Beside, Spawn};
 pub use control::{Control, Forwarder, MemberView};
 pub use listen::OpenError;
 pub use pool::Order;

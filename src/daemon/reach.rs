@@ -59,11 +59,11 @@ pub struct Tracker {
 
 impl Tracker {
     /// Starts asking, where the configuration wants it and the cluster could act on it.
-    pub fn start(config: &Config, control: &Control, cluster: Option<&Cluster>) -> Option<Rc<Self>> {
+    pub fn start(config: &Config, cluster: Option<&Cluster>, control: Control) -> Option<Rc<Self>> {
         let cluster = cluster.filter(|_| config.track_backends)?.clone();
         // One more round without an answer, the first, tells: a node that has just started must not be preferred for nothing.
         let reach = Cell::new(Reach { failed: ROUNDS - 1 });
-        let tracker = Rc::new(Self { control: control.clone(), reach, stopped: Cell::new(false), first: Cell::new(0) });
+        let tracker = Rc::new(Self { control, reach, stopped: Cell::new(false), first: Cell::new(0) });
         runtime::spawn(tracker.clone().run(cluster));
         Some(tracker)
     }
@@ -81,31 +81,22 @@ impl Tracker {
 
     async fn run(self: Rc<Self>, cluster: Cluster) {
         loop {
-            let (before, answered) = (self.reach.get(), self.round().await);
+            let backends = self.backends();
+            let (before, answered) = (self.reach.get(), self.round(&backends).await);
             if self.stopped.get() {
                 return;
             }
             let after = before.after(answered);
             self.reach.set(after);
             if before.reaches() != after.reaches() {
-                self.tell(after.reaches());
+                tell(after.reaches(), backends.len());
                 cluster.set_reaches(after.reaches());
             }
             runtime::sleep(PAUSE + runtime::jitter(JITTER)).await;
         }
     }
 
-    fn tell(&self, reaches: bool) {
-        match reaches {
-            true => info!("backends are reached again"),
-            false => {
-                let n = self.backends().len();
-                warn!("none of {n} backend(s) is reached from here: a node that reaches one should hold")
-            }
-        }
-    }
-
-    /// Those that get connections now, whatever a reload, a name's new address or an operator made of the file's.
+    /// Those of now, host names as they were looked up last. Not those in maintenance.
     fn backends(&self) -> Vec<SocketAddr> {
         let mut backends: Vec<SocketAddr> = self.control.members().into_iter().map(|member| member.address).collect();
         backends.sort_unstable();
@@ -114,18 +105,15 @@ impl Tracker {
     }
 
     /// Asks the one that answered last, and where it does not, others at once. Whether any answered.
-    async fn round(&self) -> Option<bool> {
-        let backends = self.backends();
+    async fn round(&self, backends: &[SocketAddr]) -> Option<bool> {
         let n = backends.len();
-        if n == 0 {
-            return None; // no name has an address yet, or all are in maintenance
-        }
-        let at = |i: usize| (self.first.get() + i) % n;
+        let at = |i: usize| (self.first.get() + i) % n.max(1);
         let ask = |i: usize| -> Pin<Box<dyn Future<Output = (usize, Option<bool>)>>> {
             let address = backends[i];
             Box::pin(async move { (i, answers(address).await) })
         };
-        let mut said = Some(false);
+        // None in service, or no name looked up yet: that says nothing of this node.
+        let mut said = (n > 0).then_some(false);
         for range in [0..n.min(1), 1..n.min(MOST)] {
             let asked = range.map(|i| ask(at(i))).collect();
             match first_yes(asked).await {
@@ -139,6 +127,13 @@ impl Tracker {
         // With more than can be asked at once, the next round asks others.
         self.first.set(at(MOST.min(n)));
         said
+    }
+}
+
+fn tell(reaches: bool, backends: usize) {
+    match reaches {
+        true => info!("backends are reached again"),
+        false => warn!("none of {backends} backend(s) is reached from here: a node that reaches one should hold"),
     }
 }
 

@@ -76,7 +76,11 @@ impl Daemon {
             return Err(format!("nothing has changed: {}", other_text(&running.file)));
         }
         let changes = change::between(&running, &new).map_err(|e| format!("nothing has changed: {file}: {e}"))?;
-        self.put_in_place(&running, new).map_err(|why| format!("nothing has changed: {file}: {why}"))?;
+        self.backends.look_ahead(&running, &new).await;
+        if let Err(why) = self.put_in_place(&running, new) {
+            self.backends.configured(&running);
+            return Err(format!("nothing has changed: {file}: {why}"));
+        }
         warnings.iter().for_each(|warning| warn!("{warning}"));
         Ok(if changes.is_empty() { format!("{file}: nothing has changed") } else { format!("{file} is in place: {changes}") })
     }
@@ -88,12 +92,12 @@ impl Daemon {
         }
         self.control.limit_connections(super::most_connections(&new));
         let tracked = old.track_backends != new.track_backends;
+        self.backends.configured(&new);
         *self.running.borrow_mut() = Rc::new(new);
         self.tell_drain();
         if tracked {
             self.track();
         }
-        self.applied();
         Ok(())
     }
 
@@ -111,12 +115,7 @@ impl Daemon {
         if let (Some(old), Some(cluster)) = (tracker.take(), &self.cluster) {
             old.stop(cluster);
         }
-        *tracker = Tracker::start(&running, &self.control, self.cluster.as_ref());
-    }
-
-    /// After each change of the balancers or of what a backend gets: who checks backends and looks their names up must know.
-    pub(super) fn applied(&self) {
-        // HOOK: `self.backends.applied()` of daemon/backends.rs belongs here; `self.running` has the new `resolve_interval`.
+        *tracker = Tracker::start(&running, self.cluster.as_ref(), self.control.clone());
     }
 }
 

@@ -100,6 +100,12 @@ pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
     }
 }
 
+/// How many bytes wait to be read, at most 1: 0 is a FIN. `None`: none yet, or the connection is broken. Takes nothing but the
+/// error of one that is broken.
+pub fn peek(fd: BorrowedFd<'_>) -> Option<usize> {
+    nix::sys::socket::recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).ok()
+}
+
 /// Sends up to `buf.len()` bytes. `fin_follows` (MSG_MORE): the kernel may keep the last segment back, because the caller shuts
 /// the direction down right after.
 pub fn send(fd: BorrowedFd<'_>, buf: &[u8], fin_follows: bool) -> io::Result<usize> {

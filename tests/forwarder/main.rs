@@ -3,9 +3,12 @@
 mod lab;
 
 mod bytes;
+mod choice;
 mod ends;
 mod limits;
 mod paths;
+mod queue;
+mod reload;
 mod rig;
 mod turns;
 mod vip;
