@@ -136,7 +136,7 @@ impl Daemon {
         if cordoned {
             warn!("{} is cordoned: it does not hold {} until `kube-vip uncordon`", config.local.id, config.vip);
         }
-        let tracker = RefCell::new(Tracker::start(&config, cluster.as_ref(), control.clone()));
+        let tracker = RefCell::new(Tracker::start(&config, &control, cluster.as_ref()));
         Ok(Self {
             running: RefCell::new(Rc::new(config.clone())),
             config,

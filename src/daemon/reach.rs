@@ -59,11 +59,11 @@ pub struct Tracker {
 
 impl Tracker {
     /// Starts asking, where the configuration wants it and the cluster could act on it.
-    pub fn start(config: &Config, cluster: Option<&Cluster>, control: Control) -> Option<Rc<Self>> {
+    pub fn start(config: &Config, control: &Control, cluster: Option<&Cluster>) -> Option<Rc<Self>> {
         let cluster = cluster.filter(|_| config.track_backends)?.clone();
         // One more round without an answer, the first, tells: a node that has just started must not be preferred for nothing.
         let reach = Cell::new(Reach { failed: ROUNDS - 1 });
-        let tracker = Rc::new(Self { control, reach, stopped: Cell::new(false), first: Cell::new(0) });
+        let tracker = Rc::new(Self { control: control.clone(), reach, stopped: Cell::new(false), first: Cell::new(0) });
         runtime::spawn(tracker.clone().run(cluster));
         Some(tracker)
     }
@@ -81,22 +81,21 @@ impl Tracker {
 
     async fn run(self: Rc<Self>, cluster: Cluster) {
         loop {
-            let backends = self.backends();
-            let (before, answered) = (self.reach.get(), self.round(&backends).await);
+            let (before, answered) = (self.reach.get(), self.round().await);
             if self.stopped.get() {
                 return;
             }
             let after = before.after(answered);
             self.reach.set(after);
             if before.reaches() != after.reaches() {
-                tell(after.reaches(), backends.len());
+                tell(after.reaches(), self.backends().len());
                 cluster.set_reaches(after.reaches());
             }
             runtime::sleep(PAUSE + runtime::jitter(JITTER)).await;
         }
     }
 
-    /// Those of now, host names as they were looked up last. Not those in maintenance.
+    /// Those that get connections now, whatever a reload, a name's new address or an operator made of the file's.
     fn backends(&self) -> Vec<SocketAddr> {
         let mut backends: Vec<SocketAddr> = self.control.members().into_iter().map(|member| member.address).collect();
         backends.sort_unstable();
@@ -105,16 +104,19 @@ impl Tracker {
     }
 
     /// Asks the one that answered last, and where it does not, others at once. Whether any answered.
-    async fn round(&self, backends: &[SocketAddr]) -> Option<bool> {
+    async fn round(&self) -> Option<bool> {
+        let backends = self.backends();
         let n = backends.len();
-        let at = |i: usize| (self.first.get() + i) % n.max(1);
+        if n == 0 {
+            return None; // no name has an address yet, or all are in maintenance
+        }
+        let at = |i: usize| (self.first.get() + i) % n;
         let ask = |i: usize| -> Pin<Box<dyn Future<Output = (usize, Option<bool>)>>> {
             let address = backends[i];
             Box::pin(async move { (i, answers(address).await) })
         };
-        // None in service, or no name looked up yet: that says nothing of this node.
-        let mut said = (n > 0).then_some(false);
-        for range in [0..n.min(1), 1..n.min(MOST)] {
+        let mut said = Some(false);
+        for range in [0..1, 1..n.min(MOST)] {
             let asked = range.map(|i| ask(at(i))).collect();
             match first_yes(asked).await {
                 Ok(i) => {

@@ -115,7 +115,7 @@ impl Daemon {
         if let (Some(old), Some(cluster)) = (tracker.take(), &self.cluster) {
             old.stop(cluster);
         }
-        *tracker = Tracker::start(&running, self.cluster.as_ref(), self.control.clone());
+        *tracker = Tracker::start(&running, &self.control, self.cluster.as_ref());
     }
 }
 

@@ -242,6 +242,15 @@ balancer  web  10.0.0.100:80  serving, roundRobin: 2 open, 9 accepted, 0 without
     }
 
     #[test]
+    fn what_an_older_daemon_says_is_read_and_shown() {
+        let json = r#"{"name":"web","listen":"[::]:80","serving":true,"open":0,"accepted":1,"noBackend":0,"bytesIn":0,"bytesOut":0,
+            "backends":[{"address":"10.0.0.9:80","open":0,"connected":1,"failed":0}]}"#;
+        let mut text = String::new();
+        write_balancer(&mut text, &serde_json::from_str(json).expect("readable")).expect("a String takes it");
+        assert!(text.contains("serving: 0 open") && text.ends_with("10.0.0.9:80  0 open, 1 connected, 0 failed\n"), "{text}");
+    }
+
+    #[test]
     fn backends_stand_in_columns() {
         let up = BackendStatus { address: "10.0.0.9:80".into(), state: "up".into(), weight: 1, open: 12, ..Default::default() };
         let why = Some("timed out".to_owned());
@@ -253,15 +262,6 @@ web       10.0.0.9:80          up     1       12
 web       10.0.0.9:80 (b.lan)  down   1       12    backup, timed out
 ";
         assert_eq!(backends(&[web]), expected);
-    }
-
-    #[test]
-    fn what_an_older_daemon_says_is_read_and_shown() {
-        let json = r#"{"name":"web","listen":"[::]:80","serving":true,"open":0,"accepted":1,"noBackend":0,"bytesIn":0,"bytesOut":0,
-            "backends":[{"address":"10.0.0.9:80","open":0,"connected":1,"failed":0}]}"#;
-        let mut text = String::new();
-        write_balancer(&mut text, &serde_json::from_str(json).expect("readable")).expect("a String takes it");
-        assert!(text.contains("serving: 0 open") && text.ends_with("10.0.0.9:80  0 open, 1 connected, 0 failed\n"), "{text}");
     }
 
     #[test]

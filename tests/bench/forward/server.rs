@@ -103,7 +103,7 @@ fn serve(told: &Server, listener: &OwnedFd) {
 }
 
 fn accept_all(told: &Server, epoll: &Epoll, listener: &OwnedFd, peers: &mut Vec<Option<Peer>>, free: &mut Vec<usize>) {
-    while let Ok(fd) = tcp::accept(listener) {
+    while let Ok((fd, _)) = tcp::accept(listener) {
         let slot = free.pop().unwrap_or(peers.len());
         if epoll.add(&fd, slot as u64).is_err() {
             return;
