@@ -150,7 +150,9 @@ impl Engine {
         }
         let key = Key { index: low >> 1, stamp };
         if let Some(conn) = self.slab.get_mut(key) {
-            conn.end(if low & 1 == 0 { End::Client } else { End::Backend }).note(event);
+            let half = conn.end(if low & 1 == 0 { End::Client } else { End::Backend });
+            half.note(event);
+            half.mute(event, &self.reactor);
             self.enqueue(key);
         }
     }
