@@ -1,7 +1,9 @@
 //! One connection: a client's socket, a backend's, and a direction from each to the other.
 
 use super::choose::Tried;
+use super::client::Client;
 use super::flow::{Bench, DEAD, FIN_SENT, Half, Step, pump};
+use std::net::SocketAddr;
 
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,19 +15,23 @@ pub enum End {
 }
 
 /// The connect to the backend has not ended yet.
-pub const CONNECTING: u8 = 1;
+pub const CONNECTING: u16 = 1;
 /// Is in the queue.
-pub const QUEUED: u8 = 1 << 1;
+pub const QUEUED: u16 = 1 << 1;
 /// To be reset at its next turn: the VIP is gone.
-pub const DOOMED: u8 = 1 << 2;
+pub const DOOMED: u16 = 1 << 2;
 /// A timeout has passed; to be dealt with at its next turn.
-pub const EXPIRED: u8 = 1 << 3;
+pub const EXPIRED: u16 = 1 << 3;
 /// Has lived long enough for the options of long connections; to be set at its next turn.
-pub const SETTLE: u8 = 1 << 4;
+pub const SETTLE: u16 = 1 << 4;
 /// Has them.
-pub const SETTLED: u8 = 1 << 5;
+pub const SETTLED: u16 = 1 << 5;
 /// The client came to the VIP: without it nothing reaches the client any more.
-pub const ON_VIP: u8 = 1 << 6;
+pub const ON_VIP: u16 = 1 << 6;
+/// A proxy's, which has not said yet for whom it comes; CONNECTING too.
+pub const ARRIVING: u16 = 1 << 7;
+/// Its client's connections are counted, this one among them.
+pub const COUNTED: u16 = 1 << 8;
 
 /// One connection. Small, because there may be very many idle ones: see the size test below.
 #[derive(Debug)]
@@ -43,7 +49,11 @@ pub struct Conn {
     /// Number of its backend, once one was chosen.
     pub target: u16,
     /// Flags of this file.
-    pub state: u8,
+    pub state: u16,
+    /// Its client, by the proxy's word where one brought it.
+    pub from: Client,
+    /// What that client connected to by the proxy's word, until the backend was told.
+    pub to: Option<Box<SocketAddr>>,
 }
 
 /// What becomes of a connection after its turn.
@@ -61,7 +71,7 @@ pub enum Verdict {
 
 impl Conn {
     /// Whether any of `flags` is set.
-    pub const fn is(&self, flags: u8) -> bool {
+    pub const fn is(&self, flags: u16) -> bool {
         self.state & flags != 0
     }
 
@@ -120,6 +130,6 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Conn>() <= 80, "{} bytes", size_of::<Conn>());
+        assert!(size_of::<Conn>() <= 104, "{} bytes", size_of::<Conn>());
     }
 }

@@ -1,7 +1,8 @@
 //! The loop's one turn: events, accepts, connections with work, the sweep of timeouts.
 
+use super::arrive::Arrival;
 use super::choose::Tried;
-use super::conn::{CONNECTING, Conn, DOOMED, End, ON_VIP, QUEUED};
+use super::conn::{ARRIVING, CONNECTING, Conn, DOOMED, End, ON_VIP, QUEUED};
 use super::flow::{Bench, Half};
 use super::listen::{Listener, OpenError, open_all};
 use super::slab::{Key, Slab};
@@ -114,11 +115,14 @@ impl Engine {
 
     /// How long the loop may sleep. Only connections, pipes in the pool and a paused accept need a sweep.
     fn timeout(&self) -> Option<Duration> {
-        if !self.queue.is_empty() || !self.paused && self.listeners.iter().any(|l| l.ready) {
+        if !self.queue.is_empty() {
             return Some(Duration::ZERO);
         }
         let sweep = !self.slab.is_empty() || self.paused || !self.bench.pipes.is_empty();
-        sweep.then(|| self.next_sweep.since(clock::now()))
+        let sweep = sweep.then_some(self.next_sweep);
+        let waiting = self.listeners.iter().filter(|l| l.ready && !self.paused);
+        let next = waiting.map(|l| l.door.opens(self.now).unwrap_or(self.now)).chain(sweep).min()?;
+        Some(if next <= self.now { Duration::ZERO } else { next.since(clock::now()) })
     }
 
     fn note(&mut self, event: Event) {
@@ -165,7 +169,7 @@ impl Engine {
     fn accept_some(&mut self) {
         for i in 0..self.listeners.len() {
             for _ in 0..ACCEPTS {
-                if self.paused || !self.listeners[i].ready {
+                if self.paused || !self.listeners[i].ready || !self.listeners[i].door.is_open(self.now) {
                     break;
                 }
                 self.accept_one(i);
@@ -189,10 +193,11 @@ impl Engine {
             listener.ready = false;
             return;
         };
-        let client = match tcp::accept(fd) {
-            Ok(client) => client,
+        let (client, peer) = match tcp::accept(fd) {
+            Ok(accepted) => accepted,
             Err(e) if e.kind() == WouldBlock => {
                 listener.ready = false;
+                listener.door.nobody();
                 return;
             }
             Err(e) if is_local_shortage(&e) => return self.pause(&format!("can't accept connections: {e}")),
@@ -202,6 +207,11 @@ impl Engine {
             return tcp::reset(client);
         }
         listener.accepted += 1;
+        let state = match listener.arrive(peer, self.now) {
+            Arrival::Refused => return tcp::reset(client),
+            Arrival::Client => CONNECTING | listener.counted(),
+            Arrival::Proxy => CONNECTING | ARRIVING,
+        };
         listener.open += 1;
         let came_to_vip = |client| tcp::local_address(client).is_some_and(|local| local.ip().to_canonical() == self.vip);
         // Where somebody else moves the VIP, nothing here ends with it.
@@ -214,10 +224,13 @@ impl Engine {
             touched: self.stamp(),
             listener: i as u16,
             target: 0,
-            state: if on_vip { CONNECTING | ON_VIP } else { CONNECTING },
+            state: if on_vip { state | ON_VIP } else { state },
+            from: peer.into(),
+            to: None,
         };
         let key = self.slab.insert(conn);
         match self.register(key, End::Client) {
+            Ok(()) if state & ARRIVING != 0 => {}
             Ok(()) => self.dial(key),
             Err(e) => self.pause_and_reset(key, &format!("can't watch a connection: {e}")),
         }
@@ -307,6 +320,10 @@ impl Engine {
             open: l.open,
             accepted: l.accepted,
             no_backend: l.no_backend,
+            refused: l.door.refused,
+            over_client_limit: l.door.over_client_limit,
+            proxy_errors: l.door.proxy_errors,
+            rate_pauses: l.door.rate_pauses,
             bytes_in: l.bytes[0],
             bytes_out: l.bytes[1],
             backends: l.backends.iter().map(backend_status).collect(),
@@ -316,7 +333,7 @@ impl Engine {
 }
 
 /// Whether a warning last told at `told` may be told again; then notes that it was.
-fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
+pub(super) fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
     let due = told.is_none_or(|t| now.since(t) >= TELL);
     if due {
         *told = Some(now);

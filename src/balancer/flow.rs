@@ -21,11 +21,11 @@ const CAREFUL: usize = 16 << 10;
 const THIN: usize = 16 << 10;
 
 /// Something can be read (or nobody has looked yet).
-const READABLE: u16 = 1;
+pub const READABLE: u16 = 1;
 /// There is room to send.
 pub const WRITABLE: u16 = 1 << 1;
 /// The kernel says that the peer sent FIN (or reset).
-const RDHUP: u16 = 1 << 2;
+pub const RDHUP: u16 = 1 << 2;
 /// Both directions are shut down.
 const HUP: u16 = 1 << 3;
 /// The connection is broken: nothing can be sent, and what can still be read isn't the whole stream.
@@ -160,6 +160,11 @@ impl Half {
             self.broke();
         }
         sent
+    }
+
+    /// Bytes that go to the other end before any that come from this one.
+    pub fn hold(&mut self, bytes: &[u8]) {
+        self.held = Held::Bytes(Box::new(Rest { bytes: bytes.into(), sent: 0 }));
     }
 
     /// Takes the socket away; a pipe goes back to the pool.

@@ -1,7 +1,8 @@
 //! The life of a connection in the engine: dial, its turns, timeouts, its end.
 
+use super::arrive::HEADER_TIMEOUT;
 use super::choose::Change;
-use super::conn::{CONNECTING, Conn, DOOMED, EXPIRED, End, ON_VIP, QUEUED, SETTLE, SETTLED, Verdict};
+use super::conn::{ARRIVING, CONNECTING, COUNTED, Conn, DOOMED, EXPIRED, End, ON_VIP, QUEUED, SETTLE, SETTLED, Verdict};
 use super::engine::{Engine, SWEEP, is_local_shortage, token};
 use super::flow::{DEAD, Half, WRITABLE};
 use super::slab::Key;
@@ -87,6 +88,10 @@ impl Engine {
             }
         }
         match conn.is(CONNECTING) {
+            true if conn.is(ARRIVING) => {
+                self.run_arriving(key);
+                0
+            }
             true => self.run_connecting(key),
             false if conn.is(EXPIRED) => {
                 self.end(key, true);
@@ -125,8 +130,11 @@ impl Engine {
         if listener.chooser.connected(target) == Some(Change::Back) {
             log::info!("balancer {}: backend {} can be reached again", listener.name, backend.address);
         }
+        let told = self.introduce(key);
         let moved = self.run_open(key);
-        if moved == 0
+        if told {
+            self.push(key);
+        } else if moved == 0
             && let Some(fd) = self.slab.get_mut(key).and_then(|conn| conn.backend.fd())
         {
             tcp::acknowledge_now(fd);
@@ -159,6 +167,9 @@ impl Engine {
         let Some(mut conn) = self.slab.remove(key) else { return };
         let listener = &mut self.listeners[usize::from(conn.listener)];
         listener.open -= 1;
+        if conn.is(COUNTED) {
+            listener.door.leave(conn.from.address());
+        }
         self.on_vip -= u64::from(conn.is(ON_VIP));
         if !conn.is(CONNECTING) {
             listener.backends[usize::from(conn.target)].open -= 1;
@@ -187,6 +198,7 @@ impl Engine {
 fn look(conn: &mut Conn, stamp: u32, limits: &super::Limits) -> bool {
     let age = u128::from(stamp.wrapping_sub(conn.touched));
     let allowed = match conn.is(CONNECTING) {
+        true if conn.is(ARRIVING) => HEADER_TIMEOUT,
         true => limits.connect_timeout,
         // A reader may take longer over what was already sent than a sender may be silent.
         false if conn.awaits_other_half() => limits.half_close_timeout.min(limits.idle_timeout),

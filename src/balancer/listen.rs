@@ -1,5 +1,6 @@
 //! Opening the listeners, and saying what is in the way where one can't be.
 
+use super::arrive::Door;
 use super::{Limits, Spec};
 use crate::balancer::choose::Chooser;
 use crate::config::Balancer;
@@ -35,6 +36,8 @@ pub struct Listener {
     pub accepted: u64,
     pub no_backend: u64,
     pub bytes: [u64; 2],
+    /// Who may come in.
+    pub door: Door,
 }
 
 /// Why the forwarder can't start: every listener that can't be opened, one per line, and how to mend it.
@@ -100,6 +103,7 @@ fn open_one(b: &Balancer, vip: IpAddr, limits: &Limits) -> Result<Listener, (Soc
         accepted: 0,
         no_backend: 0,
         bytes: [0; 2],
+        door: Door::new(b),
     })
 }
 

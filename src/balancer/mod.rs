@@ -11,9 +11,10 @@
 //! and an own edge-triggered epoll in which each socket is registered once. The executor is polled between bounded batches
 //! (64 turns or about 1 ms), so that a heartbeat never waits for data. Idle without connections it never wakes up by itself.
 
-#[allow(dead_code)] // the engine doesn't ask yet
 mod admit;
+mod arrive;
 mod choose;
+mod client;
 mod conn;
 mod control;
 mod engine;
@@ -21,7 +22,6 @@ mod flow;
 mod life;
 mod listen;
 mod pipes;
-#[allow(dead_code)] // the engine doesn't ask yet
 mod proxy;
 mod run;
 mod slab;

@@ -88,6 +88,18 @@ pub struct BalancerStatus {
     pub accepted: u64,
     /// Connections reset because no backend could be reached.
     pub no_backend: u64,
+    /// Connections reset because `allow` or `deny` refuses their client.
+    #[serde(default)]
+    pub refused: u64,
+    /// Connections reset because their client had `maxConnectionsPerClient` open.
+    #[serde(default)]
+    pub over_client_limit: u64,
+    /// Connections of proxies reset because no valid PROXY protocol header came.
+    #[serde(default)]
+    pub proxy_errors: u64,
+    /// How often clients had to wait for `acceptRate`.
+    #[serde(default)]
+    pub rate_pauses: u64,
     /// Bytes from clients to backends.
     pub bytes_in: u64,
     /// Bytes from backends to clients.

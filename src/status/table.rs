@@ -80,6 +80,16 @@ fn write_balancer(out: &mut String, b: &BalancerStatus) -> std::fmt::Result {
         bytes(b.bytes_in),
         bytes(b.bytes_out)
     )?;
+    for (n, what) in [
+        (b.refused, "refused by allow or deny"),
+        (b.over_client_limit, "over maxConnectionsPerClient"),
+        (b.proxy_errors, "without a valid PROXY header"),
+        (b.rate_pauses, "waits for acceptRate"),
+    ] {
+        if n > 0 {
+            writeln!(out, "  limits  {n} {what}")?;
+        }
+    }
     for backend in &b.backends {
         writeln!(
             out,

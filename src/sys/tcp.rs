@@ -4,11 +4,11 @@
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit, rlim_t, setrlimit};
-use nix::sys::socket::{MsgFlags, SockFlag};
+use nix::sys::socket::MsgFlags;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 /// Binds and listens, non-blocking. `free`: also on an address that this machine doesn't have (yet) (IP_FREEBIND).
@@ -45,11 +45,11 @@ pub fn local_address(fd: impl AsFd) -> Option<SocketAddr> {
     SockRef::from(&fd).local_addr().ok().and_then(|a| a.as_socket())
 }
 
-/// Takes one waiting connection, non-blocking and close-on-exec.
-pub fn accept(listener: impl AsFd) -> io::Result<OwnedFd> {
-    let fd = nix::sys::socket::accept4(listener.as_fd().as_raw_fd(), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC)?;
-    // SAFETY: accept4 has just returned this descriptor, and nobody else knows it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// Takes one waiting connection, non-blocking and close-on-exec; and the address of who made it.
+pub fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
+    let (socket, peer) = SockRef::from(&listener).accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)?;
+    let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok((socket.into(), peer))
 }
 
 /// Starts a connect. `Ok` is "under way" or "done"; its end is seen as writable, its failure by [`take_error`].
@@ -64,6 +64,11 @@ pub fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
         Err(e) if e.raw_os_error() != Some(libc::EINPROGRESS) => Err(e),
         _ => Ok(socket.into()),
     }
+}
+
+/// Sends what is kept back for more to follow (setting TCP_NODELAY does, also where it was set: tcp(7)).
+pub fn push(fd: impl AsFd) {
+    let _ = SockRef::from(&fd).set_tcp_nodelay(true);
 }
 
 /// Sends an acknowledgement that is being held back.
@@ -83,18 +88,27 @@ pub fn take_error(fd: impl AsFd) -> Option<io::Error> {
 
 /// Receives up to `buf.len()` bytes; 0 is a FIN.
 pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    recv_with(fd, buf, MsgFlags::empty())
+}
+
+fn recv_with(fd: BorrowedFd<'_>, buf: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
     loop {
-        match nix::sys::socket::recv(fd.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT) {
+        match nix::sys::socket::recv(fd.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT | flags) {
             Err(Errno::EINTR) => {}
             other => return Ok(other?),
         }
     }
 }
 
-/// Sends up to `buf.len()` bytes. `fin_follows` (MSG_MORE): the kernel may keep the last segment back, because the caller shuts
-/// the direction down right after.
-pub fn send(fd: BorrowedFd<'_>, buf: &[u8], fin_follows: bool) -> io::Result<usize> {
-    let more = if fin_follows { MsgFlags::from_bits_retain(libc::MSG_MORE) } else { MsgFlags::empty() };
+/// As [`recv`], but what is returned stays to be received again.
+pub fn peek(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    recv_with(fd, buf, MsgFlags::MSG_PEEK)
+}
+
+/// Sends up to `buf.len()` bytes. `more` (MSG_MORE): the kernel may keep the last segment back, because the caller sends more,
+/// shuts the direction down or calls [`push`] right after.
+pub fn send(fd: BorrowedFd<'_>, buf: &[u8], more: bool) -> io::Result<usize> {
+    let more = if more { MsgFlags::from_bits_retain(libc::MSG_MORE) } else { MsgFlags::empty() };
     loop {
         match nix::sys::socket::send(fd.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL | more) {
             Err(Errno::EINTR) => {}
@@ -155,7 +169,8 @@ mod tests {
     fn a_reset_is_seen_as_closed_even_after_its_error_was_taken() {
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), false, 16).expect("listen");
         let client = std::net::TcpStream::connect(local_address(&listener).expect("address")).expect("connect");
-        let server = accept(&listener).expect("accept");
+        let (server, peer) = accept(&listener).expect("accept");
+        assert_eq!(peer, client.local_addr().expect("address"));
         assert!(!is_closed(&server));
         reset(client.into());
         assert_eq!(take_error(&server).and_then(|e| e.raw_os_error()), Some(libc::ECONNRESET));

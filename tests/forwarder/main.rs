@@ -2,10 +2,13 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod admit;
 mod bytes;
 mod ends;
 mod limits;
 mod paths;
+mod proxied;
 mod rig;
+mod told;
 mod turns;
 mod vip;
