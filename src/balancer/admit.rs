@@ -47,7 +47,8 @@ impl Admission {
         new
     }
 
-    /// Takes over a changed configuration. Who is in stays in, and counts if the limit per client was there before.
+    /// Takes over a changed configuration. Who is in stays in, and counts if the limit per client was there before; where it was
+    /// taken away and came back, a client may have some more than it says, until those from before have ended.
     pub fn change(&mut self, balancer: &Balancer) {
         self.allow.clone_from(&balancer.allow);
         self.deny.clone_from(&balancer.deny);

@@ -87,20 +87,20 @@ fn cpu(rig: &Rig) -> Duration {
 #[test]
 fn a_rate_makes_wait_and_nobody_is_refused() {
     let rig = guarded(backend(echo), |b| b.accept_rate = Some(4));
+    let (began, used) = (Instant::now(), cpu(&rig));
     let mut first: Vec<_> = (0..4).map(|_| rig.connect()).collect();
     assert!(first.iter_mut().all(echoes), "a second's worth at once");
-    let (began, used) = (Instant::now(), cpu(&rig));
     let mut more: Vec<_> = (0..8).map(|_| rig.connect()).collect();
     // While it waits, it sleeps, and goes on with what is open.
     rig.until("it pauses", |s| s.rate_pauses > 0);
     assert!(first.iter_mut().all(echoes));
     assert!(more.iter_mut().all(echoes), "all come in at last");
     let (took, cpu) = (began.elapsed(), cpu(&rig) - used);
-    assert!(took >= Duration::from_millis(1500), "eight of them at 4 per second within {took:?}");
+    assert!(took >= Duration::from_millis(1990), "eight more than four, at 4 per second, within {took:?}");
     assert!(cpu < took / 4, "{cpu:?} of CPU in {took:?}: it spins");
     let s = rig.counters();
     assert_eq!((s.accepted, s.open, s.refused), (12, 12, 0));
-    assert!(s.rate_pauses >= 4, "each comes in when its own time has come, not with the next sweep: {s:?}");
+    assert!(s.rate_pauses >= 3, "each comes in when its own time has come, not with the next sweep: {s:?}");
 }
 
 #[test]
