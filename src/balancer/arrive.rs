@@ -6,13 +6,14 @@
 //! itself, and goes by the header's address from there on.
 
 use super::admit::Admission;
+use super::client::Client;
 use super::conn::{ARRIVING, COUNTED, EXPIRED};
 use super::engine::{Engine, is_due};
 use super::flow::{DEAD, RDHUP, READABLE};
 use super::listen::Listener;
 use super::proxy::{self, Addresses, Header, Parsed};
 use super::slab::Key;
-use crate::config::{Balancer, ProxyVersion};
+use crate::config::Balancer;
 use crate::sys::clock::Instant;
 use crate::sys::tcp;
 use std::io;
@@ -28,7 +29,6 @@ pub const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Door {
     admission: Admission,
-    send: Option<ProxyVersion>,
     /// Accepting waits for the rate.
     held: bool,
     pub refused: u64,
@@ -55,7 +55,6 @@ impl Door {
     pub fn new(balancer: &Balancer) -> Self {
         Self {
             admission: Admission::new(balancer),
-            send: balancer.send_proxy,
             held: false,
             refused: 0,
             over_client_limit: 0,
@@ -70,7 +69,6 @@ impl Door {
     /// Takes over a changed configuration.
     pub fn change(&mut self, balancer: &Balancer) {
         self.admission.change(balancer);
-        self.send = balancer.send_proxy;
     }
 
     /// Whether a connection may be accepted now, by the rate.
@@ -98,8 +96,13 @@ impl Door {
     }
 
     /// A client whose connection was [`COUNTED`] has gone.
-    pub fn leave(&mut self, client: SocketAddr) {
+    pub fn leave(&mut self, client: &Client) {
         self.admission.leave(client.ip());
+    }
+
+    /// [`COUNTED`], where connections of each client are.
+    pub const fn counted(&self) -> u16 {
+        if self.admission.counts() { COUNTED } else { 0 }
     }
 }
 
@@ -137,7 +140,7 @@ impl Listener {
                 let ip = client.ip().to_canonical();
                 log::warn!(
                     "balancer {}: {ip} has maxConnectionsPerClient open, more are reset (told once a minute)",
-                    self.name
+                    self.options.name
                 );
             }
         }
@@ -148,7 +151,7 @@ impl Listener {
         self.door.refused += 1;
         if is_due(&mut self.door.refused_told, now) {
             let ip = client.ip().to_canonical();
-            log::info!("balancer {}: {ip} is refused by allow or deny (told once a minute)", self.name);
+            log::info!("balancer {}: {ip} is refused by allow or deny (told once a minute)", self.options.name);
         }
     }
 
@@ -158,7 +161,7 @@ impl Listener {
             let ip = proxy.ip().to_canonical();
             log::warn!(
                 "balancer {}: reset a connection from {ip}, which acceptProxy names: {why} (told once a minute)",
-                self.name
+                self.options.name
             );
         }
     }
@@ -217,7 +220,7 @@ impl Engine {
             Ok(Brought::Less) => {}
             Ok(Brought::Header(said)) => self.introduced(key, said),
             Ok(Brought::Bad(why)) => {
-                self.listeners[usize::from(conn.listener)].bad_header(conn.from.address(), why, self.now);
+                self.listeners[usize::from(conn.listener)].bad_header(conn.peer.address(), why, self.now);
                 self.end(key, true);
             }
             Ok(Brought::Nothing) | Err(_) => self.end(key, true),
@@ -230,14 +233,14 @@ impl Engine {
         let Some(conn) = self.slab.get_mut(key) else { return };
         let listener = &mut self.listeners[usize::from(conn.listener)];
         if let Some(said) = said {
-            conn.from = said.source.into();
-            conn.to = listener.door.send.map(|_| Box::new(said.destination));
+            conn.peer = said.source.into();
+            conn.to = listener.options.send_proxy.map(|_| Box::new(said.destination));
         }
-        if !listener.let_in(conn.from.address(), now) {
+        if !listener.let_in(conn.peer.address(), now) {
             return self.end(key, true);
         }
         conn.state &= !ARRIVING;
-        conn.state |= listener.counted();
+        conn.state |= listener.door.counted();
         conn.touched = stamp;
         self.dial(key);
     }
@@ -247,9 +250,9 @@ impl Engine {
     /// What the client has said already follows in the same segment; [`Engine::push`] must be called after that was tried.
     pub(super) fn introduce(&mut self, key: Key) -> bool {
         let Some(conn) = self.slab.get_mut(key) else { return false };
-        let Some(version) = self.listeners[usize::from(conn.listener)].door.send else { return false };
+        let Some(version) = self.listeners[usize::from(conn.listener)].options.send_proxy else { return false };
         let to = conn.to.take().map(|to| *to).or_else(|| conn.client.fd().and_then(tcp::local_address));
-        let header = Header::new(version, to.map(|to| Addresses::new(conn.from.address(), to)));
+        let header = Header::new(version, to.map(|to| Addresses::new(conn.peer.address(), to)));
         let more = conn.client.has(READABLE);
         let sent = conn.backend.fd().map_or(0, |fd| tcp::send(fd, &header, more).unwrap_or(0));
         if sent < header.len() {
@@ -263,12 +266,5 @@ impl Engine {
         if let Some(fd) = self.slab.get_mut(key).and_then(|conn| conn.backend.fd()) {
             tcp::push(fd);
         }
-    }
-}
-
-impl Listener {
-    /// [`COUNTED`], where clients are.
-    pub const fn counted(&self) -> u16 {
-        if self.door.admission.counts() { COUNTED } else { 0 }
     }
 }

@@ -1,11 +1,13 @@
 //! The two handles of the forwarder: one drives it, the other tells and asks it things.
 
 use super::engine::Engine;
-use super::{OpenError, Spec};
+use super::{OpenError, Order, Spec};
+use crate::config::{Balancer, HealthCheck, Target};
 use crate::reactor::Reactor;
 use crate::status::BalancerStatus;
 use std::cell::RefCell;
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
 /// The listeners and all connections. To be handed to [`super::block_on`]; dropping it resets what is open.
@@ -15,6 +17,19 @@ pub struct Forwarder(Rc<RefCell<Engine>>);
 /// For the daemon's tasks on the forwarder's thread. Calls take effect at the forwarder's next turn, which follows at once.
 #[derive(Clone, Debug)]
 pub struct Control(Rc<RefCell<Engine>>);
+
+/// A member of a balancer that health checks are to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberView {
+    /// The balancer's name.
+    pub balancer: String,
+    /// Where the member is.
+    pub address: SocketAddr,
+    /// The backend it belongs to, as configured.
+    pub target: Target,
+    /// How to ask. None: not at all.
+    pub check: Option<HealthCheck>,
+}
 
 impl Forwarder {
     /// Binds all listeners now: `bind_to_vip` on VIP:port also without the address (IP_FREEBIND), others on `[::]:port` for both
@@ -49,6 +64,43 @@ impl Control {
     /// false.
     pub fn holding(&self, yes: bool) {
         self.0.borrow_mut().hold(yes);
+    }
+
+    /// Replaces the balancers. Listeners whose port and `bind_to_vip` are the same keep their sockets and counters. New ones are
+    /// opened first; those gone close after what waits in their backlog was accepted. All connections go on. Members stay where
+    /// their address does, with what is known of them; those gone drain.
+    ///
+    /// # Errors
+    ///
+    /// All listeners that can't be opened, each with the reason and the way out; then nothing has changed.
+    pub fn apply(&self, balancers: Vec<Balancer>) -> Result<(), OpenError> {
+        self.0.borrow_mut().apply(balancers)
+    }
+
+    /// The addresses of a host name, as looked up last: those are the members of each backend `Target::Name` with it.
+    pub fn resolved(&self, host: &str, addresses: &[IpAddr]) {
+        self.0.borrow_mut().resolved(host, addresses);
+    }
+
+    /// What health checks are to ask now: not what is in maintenance or leaving. One that comes back after it was missing here
+    /// counts as up until something else is told of it.
+    pub fn members(&self) -> Vec<MemberView> {
+        self.0.borrow().members()
+    }
+
+    /// What the checks found; it needn't be a change. `why`: for the log line and status.
+    pub fn health(&self, balancer: &str, address: SocketAddr, up: bool, why: &str) {
+        self.0.borrow_mut().health(balancer, address, up, why);
+    }
+
+    /// An operator's order. `target`: `10.0.0.1:80`, `10.0.0.1`, `name` or `name:80`; without `balancer`: in each that has it.
+    /// Returns a line for each backend concerned.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong, with the names there are.
+    pub fn order(&self, balancer: Option<&str>, target: &str, order: Order) -> Result<String, String> {
+        self.0.borrow_mut().obey(balancer, target, order)
     }
 
     /// Closes all listeners for good; connections go on. What waits to be accepted is reset by the kernel.

@@ -1,19 +1,19 @@
 //! The loop's one turn: events, accepts, connections with work, the sweep of timeouts.
 
-use super::arrive::Arrival;
-use super::choose::Tried;
-use super::conn::{ARRIVING, CONNECTING, Conn, DOOMED, End, ON_VIP, QUEUED};
-use super::flow::{Bench, Half};
-use super::listen::{Listener, OpenError, open_all};
+use super::conn::{Conn, DOOMED, End, ON_VIP, QUEUED};
+use super::flow::Bench;
+use super::listen::{Listener, OpenError};
+use super::pool::{Change, Hosts, Member, Random, State};
 use super::slab::{Key, Slab};
 use super::{Limits, Spec};
+use crate::config::Balance;
 use crate::reactor::{self, Reactor};
 use crate::status::{BackendStatus, BalancerStatus};
 use crate::sys::clock::{self, Instant};
 use crate::sys::epoll::{BATCH, Event};
 use crate::sys::tcp;
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind::WouldBlock};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -21,8 +21,6 @@ use std::time::Duration;
 
 /// A batch of work ends after about this time, so that the executor gets its turn.
 const TURN: Duration = Duration::from_millis(1);
-/// Accepts per turn and listener: each costs about 20 µs with its connect.
-const ACCEPTS: usize = 16;
 /// A warning that may come with every connection is told this often.
 const TELL: Duration = Duration::from_secs(60);
 /// Timeouts are looked at this often, and accepting is resumed.
@@ -36,23 +34,30 @@ pub struct Engine {
     pub(super) reactor: Rc<Reactor>,
     pub(super) slab: Slab<Conn>,
     queue: VecDeque<Key>,
+    /// In slots, because connections name theirs by number.
     pub(super) listeners: Vec<Listener>,
+    /// Slots of the configured ones, in the order of the configuration.
+    pub(super) order: Vec<usize>,
+    pub(super) hosts: Hosts,
+    pub(super) random: Random,
     pub(super) bench: Bench,
     pub(super) limits: Limits,
-    max_connections: usize,
+    pub(super) max_connections: usize,
     /// Kept back, so that a client that was accepted gets its backend's socket too.
     pub(super) spare: Option<OwnedFd>,
-    holding: bool,
-    always: bool,
-    vip: IpAddr,
+    pub(super) holding: bool,
+    pub(super) always: bool,
+    /// Accepts no more, for good.
+    pub(super) stopped: bool,
+    pub(super) vip: IpAddr,
     /// Connections that came to the VIP, through any listener, where they end with the hold.
     pub(super) on_vip: u64,
     began: Instant,
     pub(super) now: Instant,
     pub(super) next_sweep: Instant,
     pub(super) paused: bool,
-    pauses: u64,
-    pause_told: Option<Instant>,
+    pub(super) pauses: u64,
+    pub(super) pause_told: Option<Instant>,
     ports_told: Option<Instant>,
 }
 
@@ -65,27 +70,24 @@ impl Engine {
     /// Opens the listeners and the epoll instance.
     pub fn open(spec: Spec) -> Result<Self, OpenError> {
         let fds = tcp::raise_fd_limit().map_or(1024, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        let listeners = open_all(&spec)?;
-        let reactor = reactor::current()?;
-        for (i, listener) in listeners.iter().enumerate() {
-            if let Some(fd) = &listener.fd {
-                reactor.add_source(fd, i as u64)?;
-            }
-        }
-        let spared = SPARED_FDS + 2 * spec.limits.pipes + listeners.len();
+        let spared = SPARED_FDS + 2 * spec.limits.pipes + spec.balancers.len();
         let by_fds = (fds.saturating_sub(spared) / 2).clamp(16, 65536);
         let now = clock::now();
-        Ok(Self {
-            reactor,
+        let mut engine = Self {
+            reactor: reactor::current()?,
             slab: Slab::new(),
             queue: VecDeque::new(),
-            listeners,
+            listeners: Vec::new(),
+            order: Vec::new(),
+            hosts: Hosts::new(),
+            random: Random::new(now.as_nanos()),
             bench: Bench::new(spec.limits.pipes),
             max_connections: spec.limits.max_connections.unwrap_or(by_fds),
             limits: spec.limits,
             spare: None,
             holding: false,
             always: spec.serve_vip_always,
+            stopped: false,
             vip: spec.vip,
             on_vip: 0,
             began: now,
@@ -95,7 +97,9 @@ impl Engine {
             pauses: 0,
             pause_told: None,
             ports_told: None,
-        })
+        };
+        engine.apply(spec.balancers)?;
+        Ok(engine)
     }
 
     pub fn reactor(&self) -> Rc<Reactor> {
@@ -119,9 +123,9 @@ impl Engine {
             return Some(Duration::ZERO);
         }
         let sweep = !self.slab.is_empty() || self.paused || !self.bench.pipes.is_empty();
-        let sweep = sweep.then_some(self.next_sweep);
-        let waiting = self.listeners.iter().filter(|l| l.ready && !self.paused);
-        let next = waiting.map(|l| l.door.opens(self.now).unwrap_or(self.now)).chain(sweep).min()?;
+        let accept = self.listeners.iter().filter(|l| !self.paused && l.accepts());
+        let accept = accept.map(|l| l.door.opens(self.now).unwrap_or(self.now)).min();
+        let next = accept.into_iter().chain(sweep.then_some(self.next_sweep)).min()?;
         Some(if next <= self.now { Duration::ZERO } else { next.since(clock::now()) })
     }
 
@@ -166,91 +170,6 @@ impl Engine {
         }
     }
 
-    fn accept_some(&mut self) {
-        for i in 0..self.listeners.len() {
-            for _ in 0..ACCEPTS {
-                if self.paused || !self.listeners[i].ready || !self.listeners[i].door.is_open(self.now) {
-                    break;
-                }
-                self.accept_one(i);
-            }
-        }
-    }
-
-    fn accept_one(&mut self, i: usize) {
-        if self.slab.len() >= self.max_connections {
-            return self.pause(&format!("{} connections are open, the limit", self.max_connections));
-        }
-        if self.spare.is_none() {
-            match self.reactor.duplicate() {
-                Ok(fd) => self.spare = Some(fd),
-                Err(e) => return self.pause(&format!("no descriptor for a backend's socket: {e}")),
-            }
-        }
-        let serve = self.serves(i);
-        let listener = &mut self.listeners[i];
-        let Some(fd) = &listener.fd else {
-            listener.ready = false;
-            return;
-        };
-        let (client, peer) = match tcp::accept(fd) {
-            Ok(accepted) => accepted,
-            Err(e) if e.kind() == WouldBlock => {
-                listener.ready = false;
-                listener.door.nobody();
-                return;
-            }
-            Err(e) if is_local_shortage(&e) => return self.pause(&format!("can't accept connections: {e}")),
-            Err(_) => return, // an error of that connection (accept(2)); the next may be fine
-        };
-        if !serve {
-            return tcp::reset(client);
-        }
-        listener.accepted += 1;
-        let state = match listener.arrive(peer, self.now) {
-            Arrival::Refused => return tcp::reset(client),
-            Arrival::Client => CONNECTING | listener.counted(),
-            Arrival::Proxy => CONNECTING | ARRIVING,
-        };
-        listener.open += 1;
-        let came_to_vip = |client| tcp::local_address(client).is_some_and(|local| local.ip().to_canonical() == self.vip);
-        // Where somebody else moves the VIP, nothing here ends with it.
-        let on_vip = !self.always && (listener.vip || came_to_vip(&client));
-        self.on_vip += u64::from(on_vip);
-        let conn = Conn {
-            client: Half::new(Some(client)),
-            backend: Half::new(None),
-            tried: Tried::default(),
-            touched: self.stamp(),
-            listener: i as u16,
-            target: 0,
-            state: if on_vip { state | ON_VIP } else { state },
-            from: peer.into(),
-            to: None,
-        };
-        let key = self.slab.insert(conn);
-        match self.register(key, End::Client) {
-            Ok(()) if state & ARRIVING != 0 => {}
-            Ok(()) => self.dial(key),
-            Err(e) => self.pause_and_reset(key, &format!("can't watch a connection: {e}")),
-        }
-    }
-
-    /// Whether listener `i` serves now.
-    fn serves(&self, i: usize) -> bool {
-        let listener = &self.listeners[i];
-        listener.fd.is_some() && (self.holding || self.always || !listener.vip)
-    }
-
-    /// Stops accepting until the next sweep, or until a connection has ended. What comes meanwhile waits in the backlog.
-    pub(super) fn pause(&mut self, why: &str) {
-        self.paused = true;
-        self.pauses += 1;
-        if is_due(&mut self.pause_told, self.now) {
-            log::warn!("accepting pauses: {why}; new connections wait (told once a minute)");
-        }
-    }
-
     /// Says that a connect to `backend` found no free local port: nothing is wrong with the backend.
     pub(super) fn tell_ports(&mut self, backend: SocketAddr, e: &io::Error) {
         if is_due(&mut self.ports_told, self.now) {
@@ -281,9 +200,11 @@ impl Engine {
     }
 
     pub fn stop_accepting(&mut self) {
+        self.stopped = true;
         for listener in &mut self.listeners {
             listener.fd = None;
             listener.ready = false;
+            listener.try_vacate();
         }
     }
 
@@ -313,22 +234,39 @@ impl Engine {
     }
 
     pub fn counters(&self) -> Vec<BalancerStatus> {
-        let one = |(i, l): (usize, &Listener)| BalancerStatus {
-            name: l.name.clone(),
-            listen: l.address.to_string(),
-            serving: self.serves(i),
-            open: l.open,
-            accepted: l.accepted,
-            no_backend: l.no_backend,
-            refused: l.door.refused,
-            over_client_limit: l.door.over_client_limit,
-            proxy_errors: l.door.proxy_errors,
-            rate_pauses: l.door.rate_pauses,
-            bytes_in: l.bytes[0],
-            bytes_out: l.bytes[1],
-            backends: l.backends.iter().map(backend_status).collect(),
+        let one = |&slot: &usize| {
+            let l = &self.listeners[slot];
+            BalancerStatus {
+                name: l.options.name.clone(),
+                listen: l.address.to_string(),
+                policy: policy(l.options.balance).to_string(),
+                serving: self.serves(slot),
+                open: l.open,
+                accepted: l.accepted,
+                no_backend: l.no_backend,
+                bytes_in: l.bytes[0],
+                bytes_out: l.bytes[1],
+                backends: l.pool.members().map(backend_status).collect(),
+                refused: l.door.refused,
+                over_client_limit: l.door.over_client_limit,
+                proxy_errors: l.door.proxy_errors,
+                rate_pauses: l.door.rate_pauses,
+                ..BalancerStatus::default()
+            }
         };
-        self.listeners.iter().enumerate().map(one).collect()
+        self.order.iter().map(one).collect()
+    }
+}
+
+/// One line for each member that is something else now.
+pub(super) fn tell(balancer: &str, changes: impl IntoIterator<Item = Change>) {
+    for Change { address, to, why, up } in changes {
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        match (to, up) {
+            (State::Up, _) => log::info!("balancer {balancer}: backend {address} is up"),
+            (_, 0) => log::warn!("balancer {balancer}: backend {address} is {to}{why}; it was the last one up"),
+            _ => log::info!("balancer {balancer}: backend {address} is {to}{why}; connections go to the others"),
+        }
     }
 }
 
@@ -341,11 +279,26 @@ pub(super) fn is_due(told: &mut Option<Instant>, now: Instant) -> bool {
     due
 }
 
-fn backend_status(b: &super::listen::Backend) -> BackendStatus {
-    BackendStatus { address: b.address.to_string(), open: b.open, connected: b.connected, failed: b.failed }
+/// As the configuration writes it.
+const fn policy(balance: Balance) -> &'static str {
+    match balance {
+        Balance::RoundRobin => "roundRobin",
+        Balance::LeastConnections => "leastConnections",
+        Balance::Random2 => "random2",
+        Balance::SourceHash => "sourceHash",
+    }
 }
 
-/// Whether the machine or this process is out of something, rather than one connection being at fault.
-pub(super) fn is_local_shortage(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC))
+fn backend_status(m: &Member) -> BackendStatus {
+    BackendStatus {
+        address: m.address.to_string(),
+        host: m.host().map(str::to_string),
+        state: m.state().to_string(),
+        why: m.why.clone(),
+        weight: m.weight(),
+        backup: m.backup,
+        open: m.open,
+        connected: m.connected,
+        failed: m.failed,
+    }
 }

@@ -1,43 +1,66 @@
 //! The life of a connection in the engine: dial, its turns, timeouts, its end.
 
+use super::accept::is_local_shortage;
 use super::arrive::HEADER_TIMEOUT;
-use super::choose::Change;
 use super::conn::{ARRIVING, CONNECTING, COUNTED, Conn, DOOMED, EXPIRED, End, ON_VIP, QUEUED, SETTLE, SETTLED, Verdict};
-use super::engine::{Engine, SWEEP, is_local_shortage, token};
+use super::engine::{Engine, SWEEP, tell, token};
 use super::flow::{DEAD, Half, WRITABLE};
+use super::listen::Listener;
+use super::pool::{Ask, Choice, NOWHERE};
 use super::slab::Key;
 use crate::sys::tcp;
 use std::io;
+use std::os::fd::OwnedFd;
 
 impl Engine {
-    /// Starts a connect to the next backend that this connection hasn't tried; without any, resets the client.
+    /// Starts a connect to the next member that this connection hasn't tried; without any, resets the client.
     pub(super) fn dial(&mut self, key: Key) {
-        let now = self.now;
         while let Some(conn) = self.slab.get_mut(key) {
             let listener = &mut self.listeners[usize::from(conn.listener)];
-            let Some(i) = listener.chooser.choose(now, &mut conn.tried) else {
-                listener.no_backend += 1;
-                return self.end(key, true);
-            };
-            conn.target = i as u16;
-            let address = listener.backends[i].address;
-            let connected = match tcp::connect(address) {
-                Err(e) if is_local_shortage(&e) && self.spare.take().is_some() => tcp::connect(address),
-                result => result,
-            };
-            match connected {
-                Ok(fd) => return self.dialled(key, fd),
-                Err(e) if is_local_shortage(&e) => {
-                    return self.pause_and_reset(key, &format!("can't connect to backends: {e}"));
+            let mut ask = Ask { now: self.now, client: &conn.peer, tried: &mut conn.tried, random: &mut self.random };
+            match listener.pool.choose(&mut ask) {
+                Choice::Member(slot) => {
+                    conn.target = slot;
+                    if self.dial_member(key, slot) {
+                        return;
+                    }
                 }
-                // Ports are counted per destination, so there may be one towards the next backend.
-                Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => self.tell_ports(address, &e),
-                Err(e) => self.dial_failed(key, &e),
+                Choice::Full | Choice::Nobody => {
+                    listener.no_backend += 1;
+                    return self.end(key, true);
+                }
             }
         }
     }
 
-    fn dialled(&mut self, key: Key, fd: std::os::fd::OwnedFd) {
+    /// Starts the connect to the member in `slot`, on which this connection has a place. False: that failed at once.
+    fn dial_member(&mut self, key: Key, slot: u16) -> bool {
+        let Some(conn) = self.slab.get_mut(key) else { return true };
+        let pool = &mut self.listeners[usize::from(conn.listener)].pool;
+        let Some(address) = pool.get(slot).map(|m| m.address) else { return false };
+        let connected = match tcp::connect(address) {
+            Err(e) if is_local_shortage(&e) && self.spare.take().is_some() => tcp::connect(address),
+            result => result,
+        };
+        match connected {
+            Ok(fd) => self.dialled(key, fd),
+            Err(e) if is_local_shortage(&e) => self.pause_and_reset(key, &format!("can't connect to backends: {e}")),
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => {
+                // Ports are counted per destination, so there may be one towards the next backend.
+                conn.target = NOWHERE;
+                pool.release(slot, true);
+                self.tell_ports(address, &e);
+                return false;
+            }
+            Err(e) => {
+                self.dial_failed(key, &e);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn dialled(&mut self, key: Key, fd: OwnedFd) {
         let stamp = self.stamp();
         if let Some(conn) = self.slab.get_mut(key) {
             conn.backend = Half::new(Some(fd));
@@ -56,16 +79,13 @@ impl Engine {
         }
     }
 
-    /// Notes that the connect to the present target failed: one line when that is news.
+    /// Notes that the connect to the present target failed, and gives its place back: one line when that is news.
     fn dial_failed(&mut self, key: Key, e: &io::Error) {
         let Some(conn) = self.slab.get_mut(key) else { return };
+        let target = std::mem::replace(&mut conn.target, NOWHERE);
         let listener = &mut self.listeners[usize::from(conn.listener)];
-        let target = usize::from(conn.target);
-        listener.backends[target].failed += 1;
-        if listener.chooser.failed(target, self.now) == Some(Change::Lost) {
-            let address = listener.backends[target].address;
-            log::info!("balancer {}: backend {address} can't be reached ({e}); connections go to the others", listener.name);
-        }
+        let change = listener.pool.failed(target, self.now, || e.to_string());
+        tell(&listener.options.name, change);
     }
 
     pub(super) fn pause_and_reset(&mut self, key: Key, why: &str) {
@@ -123,13 +143,8 @@ impl Engine {
         let Some(conn) = self.slab.get_mut(key) else { return 0 };
         conn.state &= !CONNECTING;
         let listener = &mut self.listeners[usize::from(conn.listener)];
-        let target = usize::from(conn.target);
-        let backend = &mut listener.backends[target];
-        backend.connected += 1;
-        backend.open += 1;
-        if listener.chooser.connected(target) == Some(Change::Back) {
-            log::info!("balancer {}: backend {} can be reached again", listener.name, backend.address);
-        }
+        let change = listener.pool.connected(conn.target, self.now);
+        tell(&listener.options.name, change);
         let told = self.introduce(key);
         let moved = self.run_open(key);
         if told {
@@ -168,12 +183,13 @@ impl Engine {
         let listener = &mut self.listeners[usize::from(conn.listener)];
         listener.open -= 1;
         if conn.is(COUNTED) {
-            listener.door.leave(conn.from.address());
+            listener.door.leave(&conn.peer);
         }
         self.on_vip -= u64::from(conn.is(ON_VIP));
-        if !conn.is(CONNECTING) {
-            listener.backends[usize::from(conn.target)].open -= 1;
+        if conn.target != NOWHERE {
+            listener.pool.release(conn.target, conn.is(CONNECTING));
         }
+        listener.try_vacate();
         for fd in [&mut conn.client, &mut conn.backend].into_iter().filter_map(|half| half.take(&mut self.bench.pipes)) {
             if reset { tcp::reset(fd) } else { drop(fd) }
         }
@@ -186,8 +202,9 @@ impl Engine {
         self.paused = false;
         self.bench.pipes.trim();
         let stamp = self.stamp();
-        let limits = self.limits.clone();
-        let due: Vec<Key> = self.slab.iter_mut().filter_map(|(key, conn)| look(conn, stamp, &limits).then_some(key)).collect();
+        let listeners = &self.listeners;
+        let look = |(key, conn): (Key, &mut Conn)| look(conn, stamp, &listeners[usize::from(conn.listener)]).then_some(key);
+        let due: Vec<Key> = self.slab.iter_mut().filter_map(look).collect();
         for key in due {
             self.enqueue(key);
         }
@@ -195,14 +212,15 @@ impl Engine {
 }
 
 /// Marks what is due on a connection; whether anything is.
-fn look(conn: &mut Conn, stamp: u32, limits: &super::Limits) -> bool {
+fn look(conn: &mut Conn, stamp: u32, listener: &Listener) -> bool {
+    let timeouts = &listener.options.timeouts;
     let age = u128::from(stamp.wrapping_sub(conn.touched));
     let allowed = match conn.is(CONNECTING) {
         true if conn.is(ARRIVING) => HEADER_TIMEOUT,
-        true => limits.connect_timeout,
+        true => timeouts.connect,
         // A reader may take longer over what was already sent than a sender may be silent.
-        false if conn.awaits_other_half() => limits.half_close_timeout.min(limits.idle_timeout),
-        false => limits.idle_timeout,
+        false if conn.awaits_other_half() => timeouts.half_close.min(timeouts.idle),
+        false => timeouts.idle,
     };
     if age >= allowed.as_millis() {
         conn.state |= EXPIRED;

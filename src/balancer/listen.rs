@@ -1,8 +1,8 @@
-//! Opening the listeners, and saying what is in the way where one can't be.
+//! One balancer's socket, members and counters; opening sockets, and saying what is in the way where one can't be.
 
+use super::Limits;
 use super::arrive::Door;
-use super::{Limits, Spec};
-use crate::balancer::choose::Chooser;
+use super::pool::Pool;
 use crate::config::Balancer;
 use crate::sys::tcp;
 use std::fmt;
@@ -10,37 +10,88 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-/// One backend and its counters (those of `status::BackendStatus`).
-#[derive(Debug)]
-pub struct Backend {
-    pub address: SocketAddr,
-    pub open: u64,
-    pub connected: u64,
-    pub failed: u64,
+/// Where a listener's slot is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// Configured.
+    Open,
+    /// No longer configured: it accepts what waits in its backlog, at most so many, then its connections go on to their end.
+    Leaving(u32),
+    /// Free for another.
+    Vacant,
 }
 
-/// One balancer: its listener, its backends and its counters (those of `status::BalancerStatus`).
+/// One balancer: its listener, its members and its counters (those of `status::BalancerStatus`).
 #[derive(Debug)]
 pub struct Listener {
-    pub name: String,
+    /// As configured.
+    pub options: Balancer,
     pub address: SocketAddr,
-    /// None: stopped for good.
+    /// None: closed for good.
     pub fd: Option<OwnedFd>,
-    /// Bound to the VIP, and so served only while holding.
-    pub vip: bool,
+    pub life: Life,
     /// Connections may be waiting.
     pub ready: bool,
-    pub chooser: Chooser,
-    pub backends: Vec<Backend>,
+    pub pool: Pool,
+    pub door: Door,
     pub open: u64,
     pub accepted: u64,
     pub no_backend: u64,
     pub bytes: [u64; 2],
-    /// Who may come in.
-    pub door: Door,
 }
 
-/// Why the forwarder can't start: every listener that can't be opened, one per line, and how to mend it.
+impl Listener {
+    /// Without members yet.
+    pub fn new(options: Balancer, address: SocketAddr, fd: OwnedFd) -> Self {
+        Self {
+            door: Door::new(&options),
+            options,
+            address,
+            fd: Some(fd),
+            life: Life::Open,
+            ready: false,
+            pool: Pool::default(),
+            open: 0,
+            accepted: 0,
+            no_backend: 0,
+            bytes: [0; 2],
+        }
+    }
+
+    /// Whether to accept: something may wait, and there is room for it.
+    pub fn accepts(&self) -> bool {
+        self.ready && self.options.max_connections.is_none_or(|limit| self.open < u64::from(limit))
+    }
+
+    /// No longer configured.
+    pub fn leave(&mut self, backlog: u32) {
+        if self.life == Life::Open {
+            self.life = Life::Leaving(backlog);
+            self.ready = true; // so that the backlog is looked at, and found empty
+        }
+    }
+
+    /// Its backlog is empty, or was served long enough: one that leaves closes.
+    pub fn drained(&mut self) {
+        self.ready = false;
+        self.door.nobody();
+        if self.life != Life::Open {
+            self.fd = None;
+            self.try_vacate();
+        }
+    }
+
+    /// Frees its slot once nothing needs it any more.
+    pub fn try_vacate(&mut self) {
+        if self.life != Life::Open && self.fd.is_none() && self.open == 0 {
+            self.life = Life::Vacant;
+            self.pool = Pool::default();
+        }
+    }
+}
+
+/// Why the forwarder can't start, or take over a configuration: every listener that can't be opened, one per line, and how to
+/// mend it.
 #[derive(Debug)]
 pub struct OpenError {
     /// One sentence for each.
@@ -65,19 +116,22 @@ impl From<io::Error> for OpenError {
     }
 }
 
-/// Opens all listeners, or says about each that can't be opened why.
-pub fn open_all(spec: &Spec) -> Result<Vec<Listener>, OpenError> {
-    let (mut open, mut problems) = (Vec::new(), Vec::new());
-    for balancer in &spec.balancers {
-        match open_one(balancer, spec.vip, &spec.limits) {
-            Ok(listener) => open.push(listener),
-            Err((address, e)) => problems.push(explain(balancer, address, &e)),
-        }
-    }
-    if problems.is_empty() { Ok(open) } else { Err(OpenError { problems }) }
+/// Which of `old` (slot, port, bound to the VIP) goes on as each of `new`, by its place there.
+pub fn match_up(old: &[(usize, u16, bool)], new: &[Balancer]) -> Vec<Option<usize>> {
+    let mut free = old.to_vec();
+    let mut take = |b: &Balancer| {
+        let i = free.iter().position(|&(_, port, vip)| (port, vip) == (b.port, b.bind_to_vip))?;
+        Some(free.remove(i).0)
+    };
+    new.iter().map(&mut take).collect()
 }
 
-fn open_one(b: &Balancer, vip: IpAddr, limits: &Limits) -> Result<Listener, (SocketAddr, io::Error)> {
+/// Opens the socket of one balancer, or says what is in the way.
+pub fn open(b: &Balancer, vip: IpAddr, limits: &Limits) -> Result<(SocketAddr, OwnedFd), String> {
+    open_socket(b, vip, limits).map_err(|(address, e)| explain(b, address, &e))
+}
+
+fn open_socket(b: &Balancer, vip: IpAddr, limits: &Limits) -> Result<(SocketAddr, OwnedFd), (SocketAddr, io::Error)> {
     let (address, fd) = match b.bind_to_vip {
         true => try_listen(vip, b, true, limits)?,
         false => match try_listen(Ipv6Addr::UNSPECIFIED.into(), b, false, limits) {
@@ -89,22 +143,7 @@ fn open_one(b: &Balancer, vip: IpAddr, limits: &Limits) -> Result<Listener, (Soc
         },
     };
     tcp::set_patience(&fd, limits.user_timeout);
-    let addresses: Vec<SocketAddr> = b.backends.iter().filter_map(|b| b.target.address()).collect();
-    let backend = |&address: &SocketAddr| Backend { address, open: 0, connected: 0, failed: 0 };
-    Ok(Listener {
-        name: b.name.clone(),
-        address: tcp::local_address(&fd).unwrap_or(address),
-        fd: Some(fd),
-        vip: b.bind_to_vip,
-        ready: false,
-        chooser: Chooser::new(addresses.len()),
-        backends: addresses.iter().map(backend).collect(),
-        open: 0,
-        accepted: 0,
-        no_backend: 0,
-        bytes: [0; 2],
-        door: Door::new(b),
-    })
+    Ok((tcp::local_address(&fd).unwrap_or(address), fd))
 }
 
 fn try_listen(ip: IpAddr, b: &Balancer, free: bool, limits: &Limits) -> Result<(SocketAddr, OwnedFd), (SocketAddr, io::Error)> {
@@ -127,4 +166,17 @@ fn explain(b: &Balancer, address: SocketAddr, e: &io::Error) -> String {
         _ => "trying again won't help until the cause is gone".into(),
     };
     format!("balancer {}: can't listen on {address}: {e}; {mend}", b.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listener_goes_on_where_port_and_binding_stay() {
+        let b = |port, vip| Balancer::new("b".into(), port, vip, Vec::new());
+        let old = [(0, 80, true), (3, 80, false), (4, 443, true)];
+        let new = [b(443, true), b(80, false), b(81, true), b(443, true)];
+        assert_eq!(match_up(&old, &new), [Some(4), Some(3), None, None]);
+    }
 }

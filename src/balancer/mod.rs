@@ -3,17 +3,20 @@
 //! ```text
 //!            block_on (run.rs): the daemon's executor and ONE epoll loop on one thread
 //!                │ turn
-//!   listeners ─▶ engine.rs ─▶ choose.rs (pure) ─▶ connect ─▶ conn.rs: client ⇄ backend
-//!  (listen.rs)   slab.rs                                      flow.rs: recv/send ⇄ splice (pipes.rs)
+//!   listeners ─▶ engine.rs ─▶ pool/ (pure) ─▶ connect ─▶ conn.rs: client ⇄ backend
+//!  (listen.rs)   accept.rs    which member    life.rs     flow.rs: recv/send ⇄ splice (pipes.rs)
+//!                arrive.rs      ▲
+//!                   │           checks, names, orders: control.rs, reload.rs
+//!                   └── admit.rs (pure): who may come in; proxy/ (pure): for whom a proxy comes
 //! ```
 //!
 //! All connections are one future's worth of state, not a task each: a slab of small entries, a queue of those that have work,
 //! and an own edge-triggered epoll in which each socket is registered once. The executor is polled between bounded batches
 //! (64 turns or about 1 ms), so that a heartbeat never waits for data. Idle without connections it never wakes up by itself.
 
+mod accept;
 mod admit;
 mod arrive;
-mod choose;
 mod client;
 mod conn;
 mod control;
@@ -22,12 +25,15 @@ mod flow;
 mod life;
 mod listen;
 mod pipes;
+mod pool;
 mod proxy;
+mod reload;
 mod run;
 mod slab;
 
-pub use control::{Control, Forwarder};
+pub use control::{Control, Forwarder, MemberView};
 pub use listen::OpenError;
+pub use pool::Order;
 pub use run::block_on;
 
 use crate::config::Balancer;
@@ -43,20 +49,13 @@ pub struct Spec {
     pub vip: IpAddr,
     /// Serve VIP listeners also while not holding (`disableVIP`: somebody else puts the address there).
     pub serve_vip_always: bool,
-    /// Bounds and timeouts.
+    /// Bounds.
     pub limits: Limits,
 }
 
-/// Bounds and timeouts of the forwarder. Timeouts are looked at once a second, so they end up to 1 s late.
+/// Bounds of the forwarder that all balancers share; their own are in the configuration of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// For one backend to answer a connect; then the next is tried. Default 2 s.
-    pub connect_timeout: Duration,
-    /// For a connection of which one side has sent FIN to stay without a byte from the other before it is reset. Not while
-    /// bytes wait for their reader: then the next two decide. Default 30 s.
-    pub half_close_timeout: Duration,
-    /// For any connection to stay without a byte before it is reset. Default 1 h.
-    pub idle_timeout: Duration,
     /// For sent bytes to stay unacknowledged, or undeliverable because the receiver reads nothing (TCP_USER_TIMEOUT).
     /// Default 120 s: as long as keepalive (60 s + 6 × 10 s) takes to find a silent peer dead.
     pub user_timeout: Duration,
@@ -70,14 +69,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            connect_timeout: Duration::from_secs(2),
-            half_close_timeout: Duration::from_secs(30),
-            idle_timeout: Duration::from_secs(3600),
-            user_timeout: Duration::from_secs(120),
-            max_connections: None,
-            pipes: 64,
-            backlog: 4096,
-        }
+        Self { user_timeout: Duration::from_secs(120), max_connections: None, pipes: 64, backlog: 4096 }
     }
 }

@@ -72,14 +72,16 @@ pub struct PeerStatus {
     pub problem: Option<String>,
 }
 
-/// Counters of one balancer.
+/// One balancer and its counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct BalancerStatus {
     /// Its name.
     pub name: String,
     /// Where it listens.
     pub listen: String,
+    /// Which backend gets a connection: `roundRobin`, `leastConnections`, `random2`, `sourceHash`.
+    pub policy: String,
     /// Whether it accepts now.
     pub serving: bool,
     /// Connections open now.
@@ -88,32 +90,47 @@ pub struct BalancerStatus {
     pub accepted: u64,
     /// Connections reset because no backend could be reached.
     pub no_backend: u64,
+    /// Connections that wait for a backend now, because all are at their `maxConnections`.
+    pub queued: u64,
+    /// Connections reset because `queue` of them waited already.
+    pub queue_full: u64,
+    /// Connections reset because they had waited for `queueTimeout`.
+    pub queue_timeouts: u64,
+    /// How often accepting was paused because its `maxConnections` were open.
+    pub limit_pauses: u64,
     /// Connections reset because `allow` or `deny` refuses their client.
-    #[serde(default)]
     pub refused: u64,
     /// Connections reset because their client had `maxConnectionsPerClient` open.
-    #[serde(default)]
     pub over_client_limit: u64,
     /// Connections of proxies reset because no valid PROXY protocol header came.
-    #[serde(default)]
     pub proxy_errors: u64,
     /// How often clients had to wait for `acceptRate`.
-    #[serde(default)]
     pub rate_pauses: u64,
     /// Bytes from clients to backends.
     pub bytes_in: u64,
     /// Bytes from backends to clients.
     pub bytes_out: u64,
-    /// One per backend.
+    /// One per address of a backend, in the order of the configuration; then those no longer configured whose connections go on.
     pub backends: Vec<BackendStatus>,
 }
 
-/// Counters of one backend.
+/// One address of a backend and its counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", default)]
 pub struct BackendStatus {
     /// Its address.
     pub address: String,
+    /// The configured name that stands for it, if one does.
+    pub host: Option<String>,
+    /// `up`; `down`: checks say so, or the last connect failed; `draining`: no new connections; `maintenance`: no checks either.
+    /// Empty: not known.
+    pub state: String,
+    /// Why it is down.
+    pub why: Option<String>,
+    /// Its share beside the others.
+    pub weight: u16,
+    /// Gets connections only while no other could take any.
+    pub backup: bool,
     /// Connections open now.
     pub open: u64,
     /// Connections made since the start.

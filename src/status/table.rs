@@ -167,7 +167,13 @@ mod tests {
                 accepted: 9,
                 bytes_in: 512,
                 bytes_out: 3 << 20,
-                backends: vec![BackendStatus { address: "10.0.0.9:80".into(), open: 2, connected: 9, failed: 1 }],
+                backends: vec![BackendStatus {
+                    address: "10.0.0.9:80".into(),
+                    open: 2,
+                    connected: 9,
+                    failed: 1,
+                    ..Default::default()
+                }],
                 ..Default::default()
             }],
             ..Snapshot::default()

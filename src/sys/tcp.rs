@@ -8,7 +8,7 @@ use nix::sys::socket::MsgFlags;
 use socket2::{Domain, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::time::Duration;
 
 /// Binds and listens, non-blocking. `free`: also on an address that this machine doesn't have (yet) (IP_FREEBIND).
@@ -45,11 +45,20 @@ pub fn local_address(fd: impl AsFd) -> Option<SocketAddr> {
     SockRef::from(&fd).local_addr().ok().and_then(|a| a.as_socket())
 }
 
-/// Takes one waiting connection, non-blocking and close-on-exec; and the address of who made it.
+/// Takes one waiting connection, non-blocking and close-on-exec, and says whose it is.
 pub fn accept(listener: impl AsFd) -> io::Result<(OwnedFd, SocketAddr)> {
-    let (socket, peer) = SockRef::from(&listener).accept4(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC)?;
-    let peer = peer.as_socket().ok_or(io::ErrorKind::InvalidData)?;
-    Ok((socket.into(), peer))
+    let fd = listener.as_fd().as_raw_fd();
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    // SAFETY: the kernel writes an address of at most `len` bytes into `storage` and its length into `len`; both live meanwhile.
+    let (fd, peer) = unsafe {
+        SockAddr::try_init(|storage, len| {
+            let fd = Errno::result(libc::accept4(fd, storage.cast(), len, flags))?;
+            // SAFETY: accept4 has just returned this descriptor, and nobody else knows it.
+            Ok(OwnedFd::from_raw_fd(fd))
+        })
+    }?;
+    let peer = peer.as_socket().ok_or(io::ErrorKind::ConnectionAborted)?; // both families have one
+    Ok((fd, peer))
 }
 
 /// Starts a connect. `Ok` is "under way" or "done"; its end is seen as writable, its failure by [`take_error`].
@@ -169,8 +178,9 @@ mod tests {
     fn a_reset_is_seen_as_closed_even_after_its_error_was_taken() {
         let listener = listen(SocketAddr::from(([127, 0, 0, 1], 0)), false, 16).expect("listen");
         let client = std::net::TcpStream::connect(local_address(&listener).expect("address")).expect("connect");
+        let own = client.local_addr().expect("address");
         let (server, peer) = accept(&listener).expect("accept");
-        assert_eq!(peer, client.local_addr().expect("address"));
+        assert_eq!(peer, own);
         assert!(!is_closed(&server));
         reset(client.into());
         assert_eq!(take_error(&server).and_then(|e| e.raw_os_error()), Some(libc::ECONNRESET));

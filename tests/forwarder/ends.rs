@@ -48,7 +48,7 @@ fn a_half_closed_connection_without_a_byte_is_reset_in_time() {
         false,
         &[backend(|mut s| drop((s.set_read_timeout(None), s.read(&mut [0; 8]), thread::sleep(LONG))))],
     )]);
-    spec.limits.half_close_timeout = Duration::from_millis(300);
+    spec.balancers[0].timeouts.half_close = Duration::from_millis(300);
     let rig = Rig::with(spec);
     let mut c = rig.connect();
     let mut other = rig.connect();
@@ -73,7 +73,7 @@ fn half_closed_download(
         let _ = Pattern::new(8).write(&mut s, 0, len);
     });
     let mut spec = spec(vec![balancer(0, false, &[server])]);
-    (spec.limits.half_close_timeout, spec.limits.idle_timeout) = (half_close, idle);
+    (spec.balancers[0].timeouts.half_close, spec.balancers[0].timeouts.idle) = (half_close, idle);
     let rig = Rig::with(spec);
     let mut c = c(&rig);
     c.write_all(b"all of it, please").expect("write");

@@ -95,7 +95,7 @@ fn all_backends_dead_means_a_reset_and_a_count() {
 fn a_backend_that_does_not_answer_costs_a_timeout_not_the_connection() {
     let (silent, _queue) = silent();
     let mut spec = spec(vec![balancer(0, false, &[silent, backend(|mut s| drop(s.write_all(b"alive")))])]);
-    spec.limits.connect_timeout = Duration::from_millis(200);
+    spec.balancers[0].timeouts.connect = Duration::from_millis(200);
     let rig = Rig::with(spec);
     assert_eq!(read_out(&mut rig.connect()), (b"alive".to_vec(), Ok(())));
     assert_eq!(rig.counters().backends[0].failed, 1);
