@@ -69,6 +69,7 @@ impl Door {
     /// Takes over a changed configuration.
     pub fn change(&mut self, balancer: &Balancer) {
         self.admission.change(balancer);
+        self.held = false;
     }
 
     /// Whether a connection may be accepted now, by the rate.

@@ -194,6 +194,19 @@ balancer  web  10.0.0.100:80  serving: 2 open, 9 accepted, 0 without backend, 51
     }
 
     #[test]
+    fn limits_are_told_of_where_they_were_met() {
+        let b = BalancerStatus { refused: 3, proxy_errors: 1, rate_pauses: 7, ..Default::default() };
+        let text = render(&Snapshot { balancers: vec![b], ..Snapshot::default() });
+        let limits: Vec<&str> = text.lines().filter(|l| l.starts_with("  limits")).collect();
+        let expected = [
+            "  limits  3 refused by allow or deny",
+            "  limits  1 without a valid PROXY header",
+            "  limits  7 waits for acceptRate",
+        ];
+        assert_eq!(limits, expected);
+    }
+
+    #[test]
     fn what_keeps_a_node_from_holding() {
         let s = Snapshot {
             cordoned: true,

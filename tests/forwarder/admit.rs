@@ -129,3 +129,34 @@ fn a_rate_of_one_balancer_holds_up_no_other() {
     }
     assert!(waiting.iter_mut().all(echoes));
 }
+
+#[test]
+fn a_reload_changes_lists_limits_and_rate() {
+    let address = backend(echo);
+    let rig = guarded(address, |b| b.max_per_client = Some(2));
+    let mut held = [connect_from("127.0.0.2", &rig), connect_from("127.0.0.2", &rig)];
+    assert!(held.iter_mut().all(echoes));
+    let apply = |set: fn(&mut Balancer)| {
+        let mut b = balancer(0, false, &[address]);
+        set(&mut b);
+        rig.ask(move |c| c.apply(vec![b]).expect("the same listener goes on"));
+    };
+    let refused = |from: &str| read_out(&mut connect_from(from, &rig)).1 == Err(ErrorKind::ConnectionReset);
+    assert!(refused("127.0.0.2"));
+    apply(|b| b.max_per_client = Some(3));
+    let mut third = connect_from("127.0.0.2", &rig);
+    assert!(echoes(&mut third) && refused("127.0.0.2"), "those from before count");
+    apply(|b| b.deny = networks(&["127.0.0.2/31"]));
+    assert!(refused("127.0.0.2") && refused("127.0.0.3"));
+    assert!(echoes(&mut connect_from("127.0.0.4", &rig)));
+    assert!(held.iter_mut().all(echoes) && echoes(&mut third), "who is in stays in");
+    let s = rig.counters();
+    assert_eq!((s.over_client_limit, s.refused), (2, 2));
+    apply(|b| b.accept_rate = Some(1));
+    let mut two = [rig.connect(), rig.connect()];
+    assert!(two.iter_mut().all(echoes));
+    assert_eq!(rig.counters().rate_pauses, 1);
+    apply(|_| {});
+    assert!((0..20).all(|_| echoes(&mut rig.connect())));
+    assert_eq!(rig.counters().rate_pauses, 1);
+}
