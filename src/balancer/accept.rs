@@ -24,7 +24,24 @@ impl Engine {
                 }
                 self.accept_one(i);
             }
+            self.note_limit(i);
         }
+    }
+
+    /// Counts that a listener has as many connections as it may have: what comes now waits in its backlog until one has ended.
+    fn note_limit(&mut self, i: usize) {
+        let l = &mut self.listeners[i];
+        let full = l.ready && l.full();
+        if full && !l.at_limit {
+            l.limit_pauses += 1;
+            if is_due(&mut l.limit_told, self.now) {
+                let (name, open) = (&l.options.name, l.open);
+                log::warn!(
+                    "balancer {name}: {open} connections are open, its maxConnections; new ones wait (told once a minute)"
+                );
+            }
+        }
+        l.at_limit = full;
     }
 
     fn accept_one(&mut self, i: usize) {

@@ -183,7 +183,7 @@ enum Brought {
 /// Looks for a header at the start of what has come; takes it where it is whole. `ended`: nothing more will come.
 fn look(fd: BorrowedFd<'_>, ended: bool) -> io::Result<Brought> {
     let mut bytes = [0; proxy::LONGEST];
-    let n = match tcp::peek(fd, &mut bytes) {
+    let n = match tcp::peek_into(fd, &mut bytes) {
         Ok(0) => return Ok(Brought::Nothing),
         Ok(n) => n,
         Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Brought::Less),
@@ -252,13 +252,12 @@ impl Engine {
     pub(super) fn introduce(&mut self, key: Key) -> bool {
         let Some(conn) = self.slab.get_mut(key) else { return false };
         let Some(version) = self.listeners[usize::from(conn.listener)].options.send_proxy else { return false };
-        let to = conn.to.take().map(|to| *to).or_else(|| conn.client.fd().and_then(tcp::local_address));
+        let to = conn.to.as_deref().copied().or_else(|| conn.client.fd().and_then(tcp::local_address));
         let header = Header::new(version, to.map(|to| Addresses::new(conn.peer.address(), to)));
         let more = conn.client.has(READABLE);
         let sent = conn.backend.fd().map_or(0, |fd| tcp::send(fd, &header, more).unwrap_or(0));
-        if sent < header.len() {
-            conn.client.hold(&header[sent..]); // an error comes again when that is sent
-        }
+        // The rest, mostly none, instead of the rest for another backend. An error comes again when that is sent.
+        conn.client.hold(&header[sent..]);
         true
     }
 

@@ -1,8 +1,9 @@
 //! One connection: a client's socket, a backend's, and a direction from each to the other.
 
 use super::client::Client;
-use super::flow::{Bench, DEAD, FIN_SENT, Half, Step, pump};
+use super::flow::{Bench, DEAD, EOF, FIN_SENT, Half, Step, pump};
 use super::pool::Tried;
+use crate::sys::tcp;
 use std::net::SocketAddr;
 
 /// Which end of a connection.
@@ -28,10 +29,16 @@ pub const SETTLE: u16 = 1 << 4;
 pub const SETTLED: u16 = 1 << 5;
 /// The client came to the VIP: without it nothing reaches the client any more.
 pub const ON_VIP: u16 = 1 << 6;
+/// Waits for a place on a backend.
+pub const WAITING: u16 = 1 << 7;
+/// Has waited for one.
+pub const WAITED: u16 = 1 << 8;
+/// The backend has answered, and no byte was read from either side since.
+pub const FRESH: u16 = 1 << 9;
 /// A proxy's, which has not said yet for whom it comes; CONNECTING too.
-pub const ARRIVING: u16 = 1 << 7;
+pub const ARRIVING: u16 = 1 << 10;
 /// Connections of its client are counted, this one among them.
-pub const COUNTED: u16 = 1 << 8;
+pub const COUNTED: u16 = 1 << 11;
 
 /// One connection. Small, because there may be very many idle ones: see the size test below.
 #[derive(Debug)]
@@ -46,7 +53,7 @@ pub struct Conn {
     pub touched: u32,
     /// Who the client is, by the proxy's word where one brought it.
     pub peer: Client,
-    /// What the client connected to by the proxy's word, until the backend was told.
+    /// What the client connected to by the proxy's word, where backends are told.
     pub to: Option<Box<SocketAddr>>,
     /// Number of its listener.
     pub listener: u16,
@@ -81,6 +88,13 @@ impl Conn {
             End::Client => &mut self.client,
             End::Backend => &mut self.backend,
         }
+    }
+
+    /// Whether it can be sent to another backend: this one broke before it said anything, and the client is there and was not
+    /// heard either.
+    pub fn can_turn_elsewhere(&self) -> bool {
+        let said = || self.backend.fd().is_some_and(|fd| tcp::peek(fd).is_some_and(|n| n > 0));
+        self.is(FRESH) && self.backend.has(DEAD) && !self.client.has(DEAD | EOF) && !said()
     }
 
     /// Whether one side has sent FIN, the other not yet.

@@ -56,6 +56,8 @@ pub struct Engine {
     pub(super) now: Instant,
     pub(super) next_sweep: Instant,
     pub(super) paused: bool,
+    /// Places may be free for connections that wait in a line.
+    pub(super) serve: bool,
     pub(super) pauses: u64,
     pub(super) pause_told: Option<Instant>,
     ports_told: Option<Instant>,
@@ -94,6 +96,7 @@ impl Engine {
             now,
             next_sweep: now,
             paused: false,
+            serve: false,
             pauses: 0,
             pause_told: None,
             ports_told: None,
@@ -109,8 +112,10 @@ impl Engine {
     /// Sleeps until there is something to do, unless there is, and does one bounded batch of it.
     pub fn turn(&mut self) -> io::Result<()> {
         self.now = self.reactor().wait(self.timeout(), |event| self.note(event))?;
+        self.serve_lines(); // what was told between turns; before newcomers take the places
         self.accept_some();
         self.run_some();
+        self.serve_lines();
         if self.now >= self.next_sweep {
             self.sweep();
         }
@@ -119,7 +124,7 @@ impl Engine {
 
     /// How long the loop may sleep. Only connections, pipes in the pool and a paused accept need a sweep.
     fn timeout(&self) -> Option<Duration> {
-        if !self.queue.is_empty() {
+        if self.serve || !self.queue.is_empty() {
             return Some(Duration::ZERO);
         }
         let sweep = !self.slab.is_empty() || self.paused || !self.bench.pipes.is_empty();
@@ -244,6 +249,10 @@ impl Engine {
                 open: l.open,
                 accepted: l.accepted,
                 no_backend: l.no_backend,
+                queued: l.line.len() as u64,
+                queue_full: l.queue_full,
+                queue_timeouts: l.queue_timeouts,
+                limit_pauses: l.limit_pauses,
                 bytes_in: l.bytes[0],
                 bytes_out: l.bytes[1],
                 backends: l.pool.members().map(backend_status).collect(),
@@ -251,7 +260,6 @@ impl Engine {
                 over_client_limit: l.door.over_client_limit,
                 proxy_errors: l.door.proxy_errors,
                 rate_pauses: l.door.rate_pauses,
-                ..BalancerStatus::default()
             }
         };
         self.order.iter().map(one).collect()

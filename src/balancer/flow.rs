@@ -162,9 +162,10 @@ impl Half {
         sent
     }
 
-    /// Bytes that go to the other end before any that come from this one.
+    /// Bytes that go to the other end before any that come from this one, of which none was read yet.
     pub fn hold(&mut self, bytes: &[u8]) {
-        self.held = Held::Bytes(Box::new(Rest { bytes: bytes.into(), sent: 0 }));
+        let rest = || Held::Bytes(Box::new(Rest { bytes: bytes.into(), sent: 0 }));
+        self.held = if bytes.is_empty() { Held::Nothing } else { rest() };
     }
 
     /// Takes the socket away; a pipe goes back to the pool.

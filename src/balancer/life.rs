@@ -2,7 +2,9 @@
 
 use super::accept::is_local_shortage;
 use super::arrive::HEADER_TIMEOUT;
-use super::conn::{ARRIVING, CONNECTING, COUNTED, Conn, DOOMED, EXPIRED, End, ON_VIP, QUEUED, SETTLE, SETTLED, Verdict};
+use super::conn::{
+    ARRIVING, CONNECTING, COUNTED, Conn, DOOMED, EXPIRED, End, FRESH, ON_VIP, QUEUED, SETTLE, SETTLED, Verdict, WAITING,
+};
 use super::engine::{Engine, SWEEP, tell, token};
 use super::flow::{DEAD, Half, WRITABLE};
 use super::listen::Listener;
@@ -11,6 +13,9 @@ use super::slab::Key;
 use crate::sys::tcp;
 use std::io;
 use std::os::fd::OwnedFd;
+
+/// ms after its answer in which a backend that breaks a silent connection is taken to have refused it.
+const LATE_REFUSAL: u32 = 1000;
 
 impl Engine {
     /// Starts a connect to the next member that this connection hasn't tried; without any, resets the client.
@@ -25,7 +30,8 @@ impl Engine {
                         return;
                     }
                 }
-                Choice::Full | Choice::Nobody => {
+                Choice::Full => return self.wait(key),
+                Choice::Nobody => {
                     listener.no_backend += 1;
                     return self.end(key, true);
                 }
@@ -34,9 +40,10 @@ impl Engine {
     }
 
     /// Starts the connect to the member in `slot`, on which this connection has a place. False: that failed at once.
-    fn dial_member(&mut self, key: Key, slot: u16) -> bool {
+    pub(super) fn dial_member(&mut self, key: Key, slot: u16) -> bool {
         let Some(conn) = self.slab.get_mut(key) else { return true };
-        let pool = &mut self.listeners[usize::from(conn.listener)].pool;
+        let of = usize::from(conn.listener);
+        let pool = &mut self.listeners[of].pool;
         let Some(address) = pool.get(slot).map(|m| m.address) else { return false };
         let connected = match tcp::connect(address) {
             Err(e) if is_local_shortage(&e) && self.spare.take().is_some() => tcp::connect(address),
@@ -49,6 +56,7 @@ impl Engine {
                 // Ports are counted per destination, so there may be one towards the next backend.
                 conn.target = NOWHERE;
                 pool.release(slot, true);
+                self.may_serve(of);
                 self.tell_ports(address, &e);
                 return false;
             }
@@ -83,9 +91,11 @@ impl Engine {
     fn dial_failed(&mut self, key: Key, e: &io::Error) {
         let Some(conn) = self.slab.get_mut(key) else { return };
         let target = std::mem::replace(&mut conn.target, NOWHERE);
-        let listener = &mut self.listeners[usize::from(conn.listener)];
+        let of = usize::from(conn.listener);
+        let listener = &mut self.listeners[of];
         let change = listener.pool.failed(target, self.now, || e.to_string());
         tell(&listener.options.name, change);
+        self.may_serve(of);
     }
 
     pub(super) fn pause_and_reset(&mut self, key: Key, why: &str) {
@@ -125,7 +135,9 @@ impl Engine {
         let Some(conn) = self.slab.get_mut(key) else { return 0 };
         let expired = conn.is(EXPIRED);
         conn.state &= !EXPIRED;
-        if conn.client.has(DEAD) {
+        if conn.is(WAITING) {
+            self.run_waiting(key, expired);
+        } else if conn.client.has(DEAD) {
             self.end(key, true);
         } else if conn.backend.has(DEAD) || expired {
             let error = conn.backend.fd().filter(|_| !expired).and_then(tcp::take_error);
@@ -140,8 +152,10 @@ impl Engine {
 
     /// The backend answered. What the client sent goes there with the handshake's ACK; without any, the ACK goes alone.
     fn connected(&mut self, key: Key) -> usize {
+        let stamp = self.stamp();
         let Some(conn) = self.slab.get_mut(key) else { return 0 };
-        conn.state &= !CONNECTING;
+        conn.state = conn.state & !CONNECTING | FRESH;
+        conn.touched = stamp;
         let listener = &mut self.listeners[usize::from(conn.listener)];
         let change = listener.pool.connected(conn.target, self.now);
         tell(&listener.options.name, change);
@@ -160,8 +174,15 @@ impl Engine {
     fn run_open(&mut self, key: Key) -> usize {
         let stamp = self.stamp();
         let Some(conn) = self.slab.get_mut(key) else { return 0 };
+        if conn.can_turn_elsewhere() && stamp.wrapping_sub(conn.touched) < LATE_REFUSAL {
+            self.turn_elsewhere(key);
+            return 0;
+        }
         let half_closed = conn.half_closed();
         let (verdict, moved) = conn.turn(&mut self.bench);
+        if moved != [0; 2] {
+            conn.state &= !FRESH;
+        }
         if moved != [0; 2] || self.bench.flushed > 0 || conn.half_closed() != half_closed {
             conn.touched = stamp;
         }
@@ -177,6 +198,16 @@ impl Engine {
         moved[0] + moved[1]
     }
 
+    /// The backend took the connection and broke it at once: as if it had refused.
+    fn turn_elsewhere(&mut self, key: Key) {
+        let Some(conn) = self.slab.get_mut(key) else { return };
+        conn.backend.take(&mut self.bench.pipes);
+        conn.state = conn.state & !(FRESH | SETTLE | SETTLED | EXPIRED) | CONNECTING;
+        self.listeners[usize::from(conn.listener)].pool.taken_back(conn.target);
+        self.dial_failed(key, &io::Error::new(io::ErrorKind::ConnectionReset, "reset right after it was accepted"));
+        self.dial(key);
+    }
+
     /// Ends a connection: with RST to both sides, or with what FINs are missing.
     pub(super) fn end(&mut self, key: Key, reset: bool) {
         let Some(mut conn) = self.slab.remove(key) else { return };
@@ -189,7 +220,11 @@ impl Engine {
         if conn.target != NOWHERE {
             listener.pool.release(conn.target, conn.is(CONNECTING));
         }
+        if conn.is(WAITING) {
+            listener.line.left();
+        }
         listener.try_vacate();
+        self.may_serve(usize::from(conn.listener));
         for fd in [&mut conn.client, &mut conn.backend].into_iter().filter_map(|half| half.take(&mut self.bench.pipes)) {
             if reset { tcp::reset(fd) } else { drop(fd) }
         }
@@ -208,6 +243,7 @@ impl Engine {
         for key in due {
             self.enqueue(key);
         }
+        (0..self.listeners.len()).for_each(|i| self.may_serve(i)); // a member may have rested enough
     }
 }
 
@@ -217,6 +253,7 @@ fn look(conn: &mut Conn, stamp: u32, listener: &Listener) -> bool {
     let age = u128::from(stamp.wrapping_sub(conn.touched));
     let allowed = match conn.is(CONNECTING) {
         true if conn.is(ARRIVING) => HEADER_TIMEOUT,
+        true if conn.is(WAITING) => listener.options.queue_timeout,
         true => timeouts.connect,
         // A reader may take longer over what was already sent than a sender may be silent.
         false if conn.awaits_other_half() => timeouts.half_close.min(timeouts.idle),

@@ -2,8 +2,10 @@
 
 use super::Limits;
 use super::arrive::Door;
+use super::line::Line;
 use super::pool::Pool;
 use crate::config::Balancer;
+use crate::sys::clock::Instant;
 use crate::sys::tcp;
 use std::fmt;
 use std::io;
@@ -34,9 +36,20 @@ pub struct Listener {
     pub ready: bool,
     pub pool: Pool,
     pub door: Door,
+    /// Who waits for a place on one of them.
+    pub line: Line,
+    /// Places may be free for those who wait.
+    pub serve: bool,
+    /// As many connections are open as it may have, and that was counted.
+    pub at_limit: bool,
     pub open: u64,
     pub accepted: u64,
     pub no_backend: u64,
+    pub queue_full: u64,
+    pub queue_timeouts: u64,
+    pub limit_pauses: u64,
+    pub queue_told: Option<Instant>,
+    pub limit_told: Option<Instant>,
     pub bytes: [u64; 2],
 }
 
@@ -51,16 +64,29 @@ impl Listener {
             life: Life::Open,
             ready: false,
             pool: Pool::default(),
+            line: Line::default(),
+            serve: false,
+            at_limit: false,
             open: 0,
             accepted: 0,
             no_backend: 0,
+            queue_full: 0,
+            queue_timeouts: 0,
+            limit_pauses: 0,
+            queue_told: None,
+            limit_told: None,
             bytes: [0; 2],
         }
     }
 
+    /// Whether as many connections are open as the configuration allows.
+    pub fn full(&self) -> bool {
+        self.options.max_connections.is_some_and(|limit| self.open >= u64::from(limit))
+    }
+
     /// Whether to accept: something may wait, and there is room for it.
     pub fn accepts(&self) -> bool {
-        self.ready && self.options.max_connections.is_none_or(|limit| self.open < u64::from(limit))
+        self.ready && !self.full()
     }
 
     /// No longer configured.

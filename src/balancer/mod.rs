@@ -23,6 +23,7 @@ mod control;
 mod engine;
 mod flow;
 mod life;
+mod line;
 mod listen;
 mod pipes;
 mod pool;
@@ -30,6 +31,7 @@ mod proxy;
 mod reload;
 mod run;
 mod slab;
+mod wait;
 
 pub use control::{Control, Forwarder, MemberView};
 pub use listen::OpenError;

@@ -128,10 +128,12 @@ impl Engine {
 
     /// See [`super::Control::health`].
     pub fn health(&mut self, balancer: &str, address: SocketAddr, up: bool, why: &str) {
-        for &slot in &self.order {
+        for i in 0..self.order.len() {
+            let slot = self.order[i];
             let listener = &mut self.listeners[slot];
             if listener.options.name == balancer {
                 tell(balancer, listener.pool.health(address, up, why, self.now));
+                self.may_serve(slot);
             }
         }
     }
@@ -154,6 +156,7 @@ impl Engine {
             let (changes, said) = listener.pool.order(target, order, self.now);
             tell(&name, changes);
             lines.extend(said.into_iter().map(|said| format!("balancer {name}: backend {said}")));
+            self.may_serve(slot);
         }
         if lines.is_empty() {
             return Err(self.unknown(&slots, target));

@@ -1,6 +1,6 @@
 //! The snapshot as a table for people.
 
-use super::{BalancerStatus, PeerStatus, Snapshot};
+use super::{BackendStatus, BalancerStatus, PeerStatus, Snapshot};
 use std::fmt::Write;
 
 /// Renders the snapshot as lines of text.
@@ -69,9 +69,10 @@ fn write_peers(out: &mut String, peers: &[PeerStatus]) -> std::fmt::Result {
 
 fn write_balancer(out: &mut String, b: &BalancerStatus) -> std::fmt::Result {
     let serving = if b.serving { "serving" } else { "waiting for the VIP" };
+    let policy = if b.policy.is_empty() { String::new() } else { format!(", {}", b.policy) };
     writeln!(
         out,
-        "balancer  {}  {}  {serving}: {} open, {} accepted, {} without backend, {} in, {} out",
+        "balancer  {}  {}  {serving}{policy}: {} open, {} accepted, {} without backend, {} in, {} out",
         b.name,
         b.listen,
         b.open,
@@ -80,24 +81,35 @@ fn write_balancer(out: &mut String, b: &BalancerStatus) -> std::fmt::Result {
         bytes(b.bytes_in),
         bytes(b.bytes_out)
     )?;
+    if b.queued + b.queue_full + b.queue_timeouts > 0 {
+        let (full, late) = (b.queue_full, b.queue_timeouts);
+        writeln!(out, "  queue   {} waiting, {full} reset because it was full, {late} after its timeout", b.queued)?;
+    }
     for (n, what) in [
+        (b.limit_pauses, "times at maxConnections"),
         (b.refused, "refused by allow or deny"),
         (b.over_client_limit, "over maxConnectionsPerClient"),
         (b.proxy_errors, "without a valid PROXY header"),
         (b.rate_pauses, "waits for acceptRate"),
     ] {
         if n > 0 {
-            writeln!(out, "  limits  {n} {what}")?;
+            writeln!(out, "  limit   {n} {what}")?;
         }
     }
-    for backend in &b.backends {
-        writeln!(
-            out,
-            "  backend {}  {} open, {} connected, {} failed",
-            backend.address, backend.open, backend.connected, backend.failed
-        )?;
+    b.backends.iter().try_for_each(|backend| write_backend(out, backend))
+}
+
+/// What is usual is left out: weight 1, no name, no reason to be down.
+fn write_backend(out: &mut String, b: &BackendStatus) -> std::fmt::Result {
+    let host = b.host.as_ref().map(|host| format!(" ({host})")).unwrap_or_default();
+    write!(out, "  backend {}{host}  ", b.address)?;
+    if !b.state.is_empty() {
+        let why = b.why.as_ref().map(|why| format!(" [{why}]")).unwrap_or_default();
+        let weight = if b.weight == 1 { String::new() } else { format!(", weight {}", b.weight) };
+        let backup = if b.backup { ", backup" } else { "" };
+        write!(out, "{}{why}{weight}{backup}: ", b.state)?;
     }
-    Ok(())
+    writeln!(out, "{} open, {} connected, {} failed", b.open, b.connected, b.failed)
 }
 
 fn duration(ms: u64) -> String {
@@ -124,7 +136,6 @@ fn bytes(n: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::BackendStatus;
 
     #[test]
     fn a_leader_at_a_glance() {
@@ -167,13 +178,30 @@ mod tests {
                 accepted: 9,
                 bytes_in: 512,
                 bytes_out: 3 << 20,
-                backends: vec![BackendStatus {
-                    address: "10.0.0.9:80".into(),
-                    open: 2,
-                    connected: 9,
-                    failed: 1,
-                    ..Default::default()
-                }],
+                policy: "roundRobin".into(),
+                queued: 3,
+                queue_timeouts: 1,
+                limit_pauses: 2,
+                backends: vec![
+                    BackendStatus {
+                        address: "10.0.0.9:80".into(),
+                        state: "up".into(),
+                        weight: 1,
+                        open: 2,
+                        connected: 9,
+                        failed: 1,
+                        ..Default::default()
+                    },
+                    BackendStatus {
+                        address: "10.0.0.8:80".into(),
+                        host: Some("app.example".into()),
+                        state: "down".into(),
+                        why: Some("status 500".into()),
+                        weight: 3,
+                        backup: true,
+                        ..Default::default()
+                    },
+                ],
                 ..Default::default()
             }],
             ..Snapshot::default()
@@ -187,8 +215,11 @@ delay     2 ms at most in the daemon's loop (last minute)
 disk      RED: vote and log don't reach the disk; see the log, free or replace it
 peer      b  10.0.0.2:10000  heard 12 ms ago, can't hold the VIP
 peer      c  10.0.0.3:10000  never heard  [refused]
-balancer  web  10.0.0.100:80  serving: 2 open, 9 accepted, 0 without backend, 512 B in, 3.0 MiB out
-  backend 10.0.0.9:80  2 open, 9 connected, 1 failed
+balancer  web  10.0.0.100:80  serving, roundRobin: 2 open, 9 accepted, 0 without backend, 512 B in, 3.0 MiB out
+  queue   3 waiting, 0 reset because it was full, 1 after its timeout
+  limit   2 times at maxConnections
+  backend 10.0.0.9:80  up: 2 open, 9 connected, 1 failed
+  backend 10.0.0.8:80 (app.example)  down [status 500], weight 3, backup: 0 open, 0 connected, 0 failed
 ";
         assert_eq!(render(&s), expected);
     }
@@ -197,13 +228,22 @@ balancer  web  10.0.0.100:80  serving: 2 open, 9 accepted, 0 without backend, 51
     fn limits_are_told_of_where_they_were_met() {
         let b = BalancerStatus { refused: 3, proxy_errors: 1, rate_pauses: 7, ..Default::default() };
         let text = render(&Snapshot { balancers: vec![b], ..Snapshot::default() });
-        let limits: Vec<&str> = text.lines().filter(|l| l.starts_with("  limits")).collect();
+        let limits: Vec<&str> = text.lines().filter(|l| l.starts_with("  limit ")).collect();
         let expected = [
-            "  limits  3 refused by allow or deny",
-            "  limits  1 without a valid PROXY header",
-            "  limits  7 waits for acceptRate",
+            "  limit   3 refused by allow or deny",
+            "  limit   1 without a valid PROXY header",
+            "  limit   7 waits for acceptRate",
         ];
         assert_eq!(limits, expected);
+    }
+
+    #[test]
+    fn what_an_older_daemon_says_is_read_and_shown() {
+        let json = r#"{"name":"web","listen":"[::]:80","serving":true,"open":0,"accepted":1,"noBackend":0,"bytesIn":0,"bytesOut":0,
+            "backends":[{"address":"10.0.0.9:80","open":0,"connected":1,"failed":0}]}"#;
+        let mut text = String::new();
+        write_balancer(&mut text, &serde_json::from_str(json).expect("readable")).expect("a String takes it");
+        assert!(text.contains("serving: 0 open") && text.ends_with("10.0.0.9:80  0 open, 1 connected, 0 failed\n"), "{text}");
     }
 
     #[test]

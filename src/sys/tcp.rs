@@ -109,8 +109,14 @@ fn recv_with(fd: BorrowedFd<'_>, buf: &mut [u8], flags: MsgFlags) -> io::Result<
     }
 }
 
+/// How many bytes wait to be read, at most 1: 0 is a FIN. `None`: none yet, or the connection is broken. Takes nothing but the
+/// error of one that is broken.
+pub fn peek(fd: BorrowedFd<'_>) -> Option<usize> {
+    peek_into(fd, &mut [0]).ok()
+}
+
 /// As [`recv`], but what is returned stays to be received again.
-pub fn peek(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+pub fn peek_into(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
     recv_with(fd, buf, MsgFlags::MSG_PEEK)
 }
 

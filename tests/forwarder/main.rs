@@ -4,10 +4,13 @@ mod lab;
 
 mod admit;
 mod bytes;
+mod choice;
 mod ends;
 mod limits;
 mod paths;
 mod proxied;
+mod queue;
+mod reload;
 mod rig;
 mod told;
 mod turns;

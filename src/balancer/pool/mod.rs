@@ -165,6 +165,13 @@ impl Pool {
         if news { self.change(slot, from) } else { None }
     }
 
+    /// A connection to the member in `slot` turns out not to have been made: it is one that connects again.
+    pub fn taken_back(&mut self, slot: u16) {
+        if let Some(member) = self.get_mut(slot) {
+            (member.open, member.connecting) = (member.open - 1, member.connecting + 1);
+        }
+    }
+
     /// A connection to the member in `slot` has ended, or its connect (`connecting`) without any result: its place is free.
     pub fn release(&mut self, slot: u16, connecting: bool) {
         let Some(member) = self.get_mut(slot) else { return };
