@@ -1,6 +1,6 @@
 //! sendProxy: backends are told whose connection it is, before its first byte.
 use super::lab;
-use super::proxied::line;
+use super::proxied::{connect_from, line};
 use super::rig::*;
 use kube_vip::config::ProxyVersion;
 use std::io::{ErrorKind, Read, Write};
@@ -190,5 +190,66 @@ fn resets_pass_as_without_it() {
         rst(s);
         assert_eq!(read_out(&mut c).1, Err(ErrorKind::ConnectionReset));
         rig.until("all are closed", |s| s.open == 0);
+    }
+}
+
+#[test]
+fn who_resets_on_arrival_is_replaced_and_the_next_is_told_all() {
+    let (address, taken) = taker();
+    let refuses = backend(rst);
+    for version in BOTH {
+        let mut b = balancer(0, false, &[refuses, address]);
+        b.send_proxy = Some(version);
+        b.accept_proxy = vec!["127.0.0.2".parse().expect("a network")];
+        let rig = Rig::with(spec(vec![b]));
+        for _ in 0..6 {
+            let c = rig.connect();
+            let mut s = taken.recv_timeout(LONG).expect("connected");
+            read_header(&mut s, &c, version);
+            let mut c = connect_from("127.0.0.2", &rig);
+            let stopped = rig.stop();
+            c.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n").expect("write");
+            drop(stopped);
+            let mut s = taken.recv_timeout(LONG).expect("connected");
+            match version {
+                ProxyVersion::V1 => assert_eq!(line(&mut s), "PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n"),
+                ProxyVersion::V2 => {
+                    let mut header = [0; 28];
+                    s.read_exact(&mut header).expect("a header comes");
+                    assert_eq!(header[16..], [192, 0, 2, 1, 192, 0, 2, 2, 0, 1, 0, 2], "of the proxy's client");
+                }
+            }
+        }
+        assert!(rig.counters().backends[0].failed > 0, "one was replaced: {:?}", rig.counters());
+    }
+}
+
+#[test]
+fn who_waits_for_a_place_is_told_of_when_it_has_one() {
+    let (address, taken) = taker();
+    for version in BOTH {
+        let mut b = balancer(0, false, &[address]);
+        b.send_proxy = Some(version);
+        b.accept_proxy = vec!["127.0.0.2".parse().expect("a network")];
+        b.backends[0].max_connections = Some(1);
+        b.max_per_client = Some(2);
+        let rig = Rig::with(spec(vec![b]));
+        let first = rig.connect();
+        let s = taken.recv_timeout(LONG).expect("connected");
+        let (plain, mut brought) = (rig.connect(), connect_from("127.0.0.2", &rig));
+        rig.until("one waits", |s| s.queued == 1);
+        brought.write_all(b"PROXY TCP4 127.0.0.1 192.0.2.2 1 2\r\n").expect("write");
+        assert_eq!(read_out(&mut brought).1, Err(ErrorKind::ConnectionReset), "its client has two, one of them waiting");
+        let mut brought = connect_from("127.0.0.2", &rig);
+        brought.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\nhello").expect("write");
+        rig.until("both wait", |s| s.queued == 2);
+        drop((first, s));
+        let mut s = taken.recv_timeout(LONG).expect("connected");
+        read_header(&mut s, &plain, version);
+        drop((plain, s));
+        let mut s = taken.recv_timeout(LONG).expect("connected");
+        let mut header = vec![0; if version == ProxyVersion::V1 { 36 } else { 28 }];
+        s.read_exact(&mut header).expect("a header comes");
+        s.read_exact(&mut [0; 5]).expect("and what was said while it waited");
     }
 }
