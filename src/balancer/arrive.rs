@@ -26,7 +26,7 @@ use std::time::Duration;
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The door of one balancer, and the counters of those who didn't get through (those of `status::BalancerStatus`).
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Door {
     admission: Admission,
     /// Accepting waits for the rate.
@@ -53,17 +53,7 @@ pub enum Arrival {
 
 impl Door {
     pub fn new(balancer: &Balancer) -> Self {
-        Self {
-            admission: Admission::new(balancer),
-            held: false,
-            refused: 0,
-            over_client_limit: 0,
-            proxy_errors: 0,
-            rate_pauses: 0,
-            refused_told: None,
-            over_told: None,
-            errors_told: None,
-        }
+        Self { admission: Admission::new(balancer), ..Self::default() }
     }
 
     /// Takes over a changed configuration.
@@ -110,17 +100,13 @@ impl Door {
 impl Listener {
     /// Judges who was accepted just now, and is not yet waited for.
     pub fn arrive(&mut self, peer: SocketAddr, now: Instant) -> Arrival {
-        let arrival = match () {
-            () if !self.door.admission.asks_who() => Arrival::Client,
-            () if !self.door.admission.is_proxy(peer.ip()) => match self.let_in(peer, now) {
-                true => Arrival::Client,
-                false => Arrival::Refused,
-            },
-            () if self.door.admission.denies(peer.ip()) => {
-                self.refuse(peer, now);
-                Arrival::Refused
-            }
-            () => Arrival::Proxy,
+        let arrival = if !self.door.admission.is_proxy(peer.ip()) {
+            if self.let_in(peer, now) { Arrival::Client } else { Arrival::Refused }
+        } else if self.door.admission.denies(peer.ip()) {
+            self.refuse(peer, now);
+            Arrival::Refused
+        } else {
+            Arrival::Proxy
         };
         if arrival != Arrival::Refused {
             self.door.took(now);

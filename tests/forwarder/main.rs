@@ -3,6 +3,7 @@
 mod lab;
 
 mod admit;
+mod brought;
 mod bytes;
 mod choice;
 mod ends;
