@@ -5,6 +5,7 @@
 //!    ▲── gone, fit ──────────────────────┘
 //! ```
 
+mod backends; // checks of backends and look-ups of their names
 mod claims; // other hosts that claim the VIP
 mod commands; // what the control socket tells to do
 mod cordon; // the mark that outlives a restart
@@ -12,19 +13,23 @@ mod fitness; // what speaks against holding
 mod guard; // where the keeper hangs or dies
 pub mod holder; // between cluster, keeper and balancer
 mod reach; // whether a backend is reached
+mod reload; // a changed configuration, put in place
 mod service; // what the service manager is told
 mod single; // the clock of a node alone
 mod stop; // the way out
 
 use crate::balancer::{self, Control, Forwarder};
+use crate::cluster::wake::Wake;
 use crate::cluster::{self, Cluster, NodeId, runtime};
 use crate::config::Config;
 use crate::release::Key;
 use crate::status::{self, PeerStatus, Snapshot};
 use crate::sys::clock::{Instant, now};
 use crate::sys::notify::Manager;
+use crate::sys::process;
 use crate::sys::signal::Signals;
 use crate::vip::{KeeperLink, KeeperSide, Notify};
+use backends::Backends;
 use holder::{Holder, Lead};
 use log::{error, warn};
 use reach::Tracker;
@@ -32,28 +37,31 @@ use service::{Service, Standing};
 use single::Single;
 pub use single::hold_of;
 use smol::LocalExecutor;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
 /// Runs the daemon until it is told to stop (true), or can't go on (false, with the reason in the log). `link` leads to the
 /// keeper; without one this node never holds. `manager` started this program, and wants to know how it does.
 pub fn run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key, manager: Option<Manager>) -> bool {
-    let ended = try_run(config, link, signals, key, Service::new(manager));
+    let ended = try_run(config, link, signals, key, Rc::new(Service::new(manager)));
     if let Err(why) = &ended {
         error!("{why}");
     }
     ended.is_ok()
 }
 
-fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key, service: Service) -> Result<(), String> {
+fn try_run(config: Config, link: Option<KeeperLink>, signals: Signals, key: Key, service: Rc<Service>) -> Result<(), String> {
     let executor = Rc::new(LocalExecutor::new());
     let _entered = runtime::enter(runtime::real(executor.clone()));
     let listener = status::socket::bind(&config.control_socket)?;
     let (forwarder, control) = Forwarder::open(balancer_spec(&config)).map_err(|e| e.to_string())?;
     let socket = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
-        let daemon = Rc::new(Daemon::start(config, link, control, key).await?);
+        let backends = Backends::start(control.clone(), &config, &executor);
+        let daemon = Rc::new(Daemon::start(config, link, control, backends, key, service.clone()).await?);
+        let reloaded = daemon.clone();
+        runtime::spawn(async move { reloaded.reload_when_hung_up().await });
         for _ in 0..status::socket::CLIENTS {
             let listener = listener.try_clone().map_err(|e| format!("can't share the control socket: {e}"))?;
             let asked = daemon.clone();
@@ -71,24 +79,44 @@ fn balancer_spec(config: &Config) -> balancer::Spec {
         balancers: config.balancers.clone(),
         vip: config.vip,
         serve_vip_always: config.disable_vip,
-        limits: balancer::Limits::default(),
+        limits: balancer::Limits { max_connections: most_connections(config), ..balancer::Limits::default() },
     }
 }
 
+fn most_connections(config: &Config) -> Option<usize> {
+    config.max_connections.map(|n| usize::try_from(n).unwrap_or(usize::MAX))
+}
+
 struct Daemon {
+    /// As it was started with: what a reload may change is in `running`.
     config: Config,
+    running: RefCell<Rc<Config>>,
     started: Instant,
     cluster: Option<Cluster>,
     holder: Rc<Holder>,
     control: Control,
-    tracker: Option<Rc<Tracker>>,
+    /// Told of whatever changes the members.
+    backends: Backends,
+    tracker: RefCell<Option<Rc<Tracker>>>,
+    service: Rc<Service>,
+    /// SIGHUP came.
+    hung_up: Wake,
+    /// This process was started in a terminal.
+    terminal: bool,
     /// A command is under way.
     commanded: Cell<bool>,
     stopping: Cell<bool>,
 }
 
 impl Daemon {
-    async fn start(config: Config, link: Option<KeeperLink>, control: Control, key: Key) -> Result<Self, String> {
+    async fn start(
+        config: Config,
+        link: Option<KeeperLink>,
+        control: Control,
+        backends: Backends,
+        key: Key,
+        service: Rc<Service>,
+    ) -> Result<Self, String> {
         let cordoned = cordon::is_marked(&config.state_dir);
         let fit = link.is_some() && !config.witness && !cordoned;
         let (lead, events, cluster) = if config.single_node {
@@ -104,9 +132,22 @@ impl Daemon {
         if cordoned {
             warn!("{} is cordoned: it does not hold {} until `kube-vip uncordon`", config.local.id, config.vip);
         }
-        let tracker = Tracker::start(&config, cluster.as_ref());
-        let (commanded, stopping) = (Cell::new(false), Cell::new(false));
-        Ok(Self { config, started: now(), cluster, holder, control, tracker, commanded, stopping })
+        let tracker = RefCell::new(Tracker::start(&config, &control, cluster.as_ref()));
+        Ok(Self {
+            running: RefCell::new(Rc::new(config.clone())),
+            config,
+            started: now(),
+            cluster,
+            holder,
+            control,
+            backends,
+            tracker,
+            service,
+            hung_up: Wake::default(),
+            terminal: process::has_terminal(),
+            commanded: Cell::new(false),
+            stopping: Cell::new(false),
+        })
     }
 
     fn standing(&self) -> Standing {
@@ -140,7 +181,7 @@ impl Daemon {
             witness: self.config.witness,
             fenced: self.holder.is_fenced(),
             fence_problem: self.holder.fence_problem(),
-            reaches: self.tracker.as_ref().map(|tracker| tracker.reaches()),
+            reaches: self.tracker.borrow().as_ref().map(|tracker| tracker.reaches()),
             claims: self.holder.claims().count(),
             last_claim: self.holder.claims().last(),
             uptime_ms: millis(now - self.started),

@@ -2,7 +2,7 @@
 //!
 //! `TEST_RUNNER` is put in front of the binary, e.g. `qemu-arm`. `BLESS=1` rewrites the expected texts: read the difference.
 
-use kube_vip::config::{Config, Overrides, judge};
+use kube_vip::config::{Ask, Config, Overrides, judge};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -20,6 +20,31 @@ const OLD: [&str; 9] = [
     "addPeersAsBackends: false\n",
     "loadBalancers:\n- name: API Server\n  type: TCP\n  port: 6443\n  bindToVip: true\n  backendPort: 0\n  backends:\n  - port: 6444\n    address: 192.168.0.70\n    url: \"\"\n  - address: 192.168.0.71\n    port: 6444\n",
 ];
+
+/// One more balancer for [`OLD`], with every key that has come since.
+const BALANCER: &str = "- name: new
+  port: 7000
+  balance: leastConnections
+  healthCheck: {type: http, path: /healthz, host: web.lan, status: 200-299, text: ok, port: 81, interval: 5s, timeout: 500ms, rise: 1, fall: 5}
+  slowStart: 30s
+  queue: 50
+  queueTimeout: 500ms
+  sendProxy: v2
+  acceptProxy: 10.1.0.0/16
+  allow: [10.0.0.0/8, 192.168.0.0/16]
+  deny: [10.9.9.9, \"2001:db8::/32\"]
+  maxConnections: 500
+  maxConnectionsPerClient: 20
+  acceptRate: 100
+  connectTimeout: 1s
+  halfCloseTimeout: 1m
+  idleTimeout: 2h
+  backends:
+  - {address: 192.168.0.72, port: 80, weight: 3, maxConnections: 7}
+  - {address: web1.lan, port: 80, backup: true}
+maxConnections: 1000
+resolveInterval: 30s
+";
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -196,7 +221,7 @@ fn every_key_has_a_comment_in_the_sample() {
     for key in
         "localPeer remotePeers peers vip interface gratuitousARP singleNode startAsLeader addPeersAsBackends timing fence drain \
                 witness preempt preemptDelay trackBackends realtime stateDir \
-                controlSocket user loadBalancers name type port bindToVip backendPort backends priority"
+                controlSocket user loadBalancers name type port bindToVip backendPort balance healthCheck backends priority"
             .split_whitespace()
     {
         let at = lines.iter().rposition(|l| l.trim_start_matches([' ', '#', '-']).starts_with(&format!("{key}:")));
@@ -216,7 +241,7 @@ fn the_files_in_configs_are_what_the_program_prints_or_accepts() {
     let words: Vec<&str> = events.iter().filter_map(|e| e.scalar()).map(|(text, _)| text).collect();
     let args = words.iter().position(|w| *w == "args").expect("the container has args");
     assert_eq!(words[args + 1..args + 4], ["start", "-c", "/etc/kube-vip/config.yaml"]);
-    for name in ["config.yaml", "all-nodes.yaml", "single-node.yaml"] {
+    for name in ["config.yaml", "all-nodes.yaml", "single-node.yaml", "balancing.yaml"] {
         let (code, out, err) =
             told(kube_vip(&["check", "-c", name]).current_dir(root().join("configs")).output().expect("it starts"));
         assert_eq!((code, err.as_str()), (0, ""), "{name}: {out}");
@@ -560,7 +585,8 @@ fn mutate(bytes: &mut Vec<u8>, rng: &mut Rng) {
 #[test]
 fn no_mutation_of_a_configuration_makes_it_panic() {
     let everything = std::fs::read_to_string(root().join("tests/bad_configs/everything_at_once.yaml")).expect("the file");
-    let seeds = [OLD.concat(), run(&["sample", "config"]).1, everything, "a: &a [1]\nb: {<<: *a}\n".to_owned()];
+    let anchors = "a: &a [1]\nb: {<<: *a}\n".to_owned();
+    let seeds = [OLD.concat(), run(&["sample", "config"]).1, everything, anchors, OLD.concat() + BALANCER];
     let mut rng = Rng(0x5EED);
     let (mut sound, mut refused) = (0, 0);
     for round in 0..4000 {
@@ -598,6 +624,22 @@ fn assert_sound(config: &Config, text: &str) {
     for lb in &config.balancers {
         assert!(lb.port > 0 && !lb.backends.is_empty() && lb.backends.iter().all(|b| b.target.port() > 0), "{text}");
         assert!(config.balancers.iter().filter(|o| o.name == lb.name || o.port == lb.port).count() == 1, "{text}");
+        assert!(lb.backends.iter().all(|b| b.weight <= 256 && b.max_connections != Some(0)), "{text}");
+        let limits = [config.max_connections, lb.max_connections, lb.max_per_client, lb.accept_rate];
+        assert!(!limits.contains(&Some(0)) && lb.queue <= 100_000, "{text}");
+        let second = Duration::from_secs(1);
+        let times = [config.resolve_interval, lb.timeouts.half_close, lb.timeouts.idle];
+        assert!(
+            times.iter().all(|t| *t >= second) && lb.queue_timeout >= second / 10 && lb.timeouts.connect >= second / 10,
+            "{text}"
+        );
+        let Some(check) = &lb.health_check else { continue };
+        assert!(check.timeout <= check.interval && check.timeout >= second / 100 && check.rise > 0 && check.fall > 0, "{text}");
+        if let Ask::Http { path, host, status, .. } = &check.ask {
+            let line: Vec<&str> = host.iter().map(String::as_str).chain([path.as_str()]).collect();
+            assert!(path.starts_with('/') && line.iter().all(|t| t.chars().all(|c| c.is_ascii_graphic())), "{text}");
+            assert!(status.0 <= status.1, "{text}");
+        }
     }
 }
 

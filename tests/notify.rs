@@ -129,6 +129,26 @@ fn a_node_alone_tells_its_manager_and_falls_silent_when_it_hangs() {
 }
 
 #[test]
+fn a_reload_is_told_from_its_beginning_to_its_end() {
+    isolated("a_reload_is_told_from_its_beginning_to_its_end", || {
+        let host = Lab::new().host("n1");
+        let mut manager = Manager::listen("n1");
+        let mut config = NodeConfig::single(&host);
+        let keeper = manager.start(&host, &config, None);
+        manager.wait_for("STATUS=alone, holds 10.99.0.100/32 on eth0", secs(10));
+        manager.wait_for("READY=1", secs(10));
+        let before = manager.heard.len();
+        config.extra.push("drain: 1s".into());
+        write_config(&config.id, &config.yaml());
+        keeper.signal(Signal::SIGHUP);
+        wait_until("it is ready again", secs(10), || manager.count("READY=1") == 2);
+        let heard: Vec<_> = manager.heard[before..].iter().map(|h| h.line.split('=').next().unwrap_or_default()).collect();
+        assert_eq!(heard, ["RELOADING", "MONOTONIC_USEC", "READY"]);
+        keeper.wait_for_log("is in place: drain: 5s → 1s", secs(1));
+    });
+}
+
+#[test]
 fn a_watchdog_of_another_process_is_not_fed() {
     isolated("a_watchdog_of_another_process_is_not_fed", || {
         let host = Lab::new().host("n1");

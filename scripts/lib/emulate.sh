@@ -1,4 +1,5 @@
 # Building and running the tests for another machine under QEMU. Sourced by bash, after common.sh.
+. "${BASH_SOURCE%/*}/musl.sh"
 
 # target_env TARGET: sets up cargo's environment to build TARGET's tests: with its standard library from rustup, or where rustup
 # has none to give, with one built from source (component rust-src) against Debian's musl.
@@ -22,39 +23,11 @@ build_std() {
     [[ $1 == armv7-* ]] || die "no standard library for $1" "install it: rustup target add $1"
     [[ -d $(rustc --print sysroot)/lib/rustlib/src/rust/library ]] || rustup component add rust-src ||
         die "neither a standard library for $1 nor its source" "install one: rustup target add $1, or rustup component add rust-src"
-    local musl
-    musl=$(musl_armhf)
+    local musl=$PWD/target/musl-armhf
+    [[ -e $musl/libunwind.a ]] || unpack_musl armhf "$musl" ||
+        die 'musl for armhf comes from Debian packages, which can not be had here (see above)' 'use rustup target add armv7-unknown-linux-musleabihf'
     export RUSTC_BOOTSTRAP=1 CARGO_UNSTABLE_BUILD_STD=std,panic_abort
     export "$(cargo_name "$1" RUSTFLAGS)=-Clink-self-contained=yes -Lnative=$musl"
-}
-
-# Debian's musl and libgcc for armhf, unpacked below target; apt works in directories of its own, so the machine stays as it is.
-musl_armhf() {
-    local into=$PWD/target/musl-armhf work options
-    [[ ! -e $into/libunwind.a ]] || { echo "$into"; return; }
-    have apt-get || die 'musl for armhf comes from Debian packages, and there is no apt-get here' \
-        'use rustup target add armv7-unknown-linux-musleabihf'
-    mkdir -p target
-    work=$(mktemp -d "$PWD/target/musl-armhf.XXXXXX")
-    mkdir -p "$work"/{state/lists/partial,cache/archives/partial,root,lib}
-    : >"$work/status"
-    options=(-qq -o APT::Architecture=armhf -o APT::Architectures=armhf -o "Dir::State=$work/state" -o "Dir::State::status=$work/status"
-        -o "Dir::Cache=$work/cache" -o APT::Sandbox::User=root)
-    (
-        cd "$work" || exit
-        apt-get "${options[@]}" update || true # an index less may do; the next line tells
-        libgcc=$(apt-cache "${options[@]}" search --names-only '^libgcc-[0-9]+-dev$' | cut -d' ' -f1 | sort -V | tail -n1)
-        apt-get "${options[@]}" download musl-dev "${libgcc:?no libgcc-N-dev for armhf in the package lists}"
-        for package in ./*.deb; do dpkg -x "$package" root; done
-        find root -path '*musl*' \( -name 'crt[1in].o' -o -name 'lib*.a' \) -exec cp {} lib/ \;
-        find root \( -name crtbegin.o -o -name crtend.o \) -exec cp {} lib/ \;
-        find root -name libgcc_eh.a -exec cp {} lib/libunwind.a \;
-    ) >&2
-    [[ -e $work/lib/libunwind.a && -e $work/lib/libc.a ]] || die "the packages of musl and libgcc for armhf lack a library: see $work"
-    rm -rf "$into"
-    mv "$work/lib" "$into"
-    rm -rf "$work"
-    echo "$into"
 }
 
 # need_emulator TARGET: QEMU for it. How a foreign program starts another one: scripts/lib/run-foreign, cargo's runner for these targets.

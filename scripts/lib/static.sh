@@ -1,4 +1,5 @@
 # How scripts/build-static builds: the ways, and the flags that they share. Sourced after common.sh; paths are absolute.
+. "${BASH_SOURCE%/*}/musl.sh"
 
 static_targets=(aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf x86_64-unknown-linux-musl)
 
@@ -42,7 +43,7 @@ quietly() {
     local log=$work/${1//[\/ ]/-}.log what=$1
     shift
     have "$1" && "$@" >"$log" 2>&1 && return 0
-    if [[ -s $log ]]; then what+=": $(grep -iE '^error|^E:|not found|could not' "$log" | tail -n1 | cut -c1-200) (all of it: $log)"; else what+=": no command '$1'"; fi
+    if [[ -s $log ]]; then what+=": $(grep -iE '^error|^E:|not found|could not|^no | lack ' "$log" | tail -n1 | cut -c1-200) (all of it: $log)"; else what+=": no command '$1'"; fi
     missing+=("$what")
     return 1
 }
@@ -111,34 +112,12 @@ way_debian() {
     armv7-*) arch=armhf ;;
     x86_64-*) arch=amd64 ;;
     esac
-    [[ -f $objects/libunwind.a ]] || debian_objects "$arch" "$objects" || return 1
+    [[ -f $objects/libunwind.a ]] || quietly "musl-dev and libgcc-dev of $arch from Debian" unpack_musl "$arch" "$objects" || return 1
     compile "$1" cargo -- -Clinker=rust-lld -Clink-self-contained=yes -Lnative="$objects"
 }
 
 needs_std_source() {
     [[ $has_std_source ]] || { missing+=("$way: no source of the standard library: rustup component add rust-src"); return 1; }
-}
-
-# debian_objects ARCH DIR: what a static program is linked with, out of Debian's packages for ARCH. apt works in a directory of
-# its own: no root needed, and this machine's packages, lists and architectures stay as they are.
-debian_objects() {
-    local arch=$1 objects=$2 apt=$work/apt-$1 options version
-    have apt-get && have dpkg-deb || { missing+=('debian: no apt-get and dpkg-deb here'); return 1; }
-    rm -rf "$apt" "$objects"
-    mkdir -p "$apt"/{lists,archives}/partial "$apt/unpacked" "$objects"
-    : >"$apt/status"
-    options=(-q -o APT::Architecture="$arch" -o APT::Architectures="$arch" -o Dir::State="$apt" -o Dir::State::lists="$apt/lists"
-        -o Dir::State::status="$apt/status" -o Dir::Cache="$apt" -o APT::Sandbox::User="$(id -un)")
-    # One list that can't be fetched is no matter as long as the packages can.
-    quietly "apt-get update for $arch" apt-get "${options[@]}" update || true
-    for version in 12 14 13 11; do
-        (cd "$apt" && quietly "packages musl-dev and libgcc-$version-dev of $arch" apt-get "${options[@]}" download musl-dev "libgcc-$version-dev") && break
-    done
-    for version in "$apt"/*.deb; do
-        [[ -f $version ]] && dpkg-deb -x "$version" "$apt/unpacked" || { missing+=("debian: musl-dev and libgcc-dev of $arch can't be had"); return 1; }
-    done
-    cp "$apt"/unpacked/usr/lib/*-linux-musl*/{*crt*.o,lib*.a} "$apt"/unpacked/usr/lib/gcc/*/*/crt{begin,end}*.o "$objects" &&
-        cp "$apt"/unpacked/usr/lib/gcc/*/*/libgcc_eh.a "$objects/libunwind.a"
 }
 
 # A container engine that answers opens one more way. It is only named: cross changes the toolchain before it looks for an engine.

@@ -2,7 +2,7 @@
 
 use super::engine::Engine;
 use super::{OpenError, Order, Spec};
-use crate::config::{Balancer, HealthCheck, Target};
+use crate::config::{Balancer, HealthCheck, ProxyVersion, Target};
 use crate::reactor::Reactor;
 use crate::status::BalancerStatus;
 use std::cell::RefCell;
@@ -29,6 +29,8 @@ pub struct MemberView {
     pub target: Target,
     /// How to ask. None: not at all.
     pub check: Option<HealthCheck>,
+    /// The PROXY protocol header that it expects before anything else.
+    pub send_proxy: Option<ProxyVersion>,
 }
 
 impl Forwarder {
@@ -75,6 +77,11 @@ impl Control {
     /// All listeners that can't be opened, each with the reason and the way out; then nothing has changed.
     pub fn apply(&self, balancers: Vec<Balancer>) -> Result<(), OpenError> {
         self.0.borrow_mut().apply(balancers)
+    }
+
+    /// Connections of all balancers open at once from now on; `None`: what the limit of open files allows. Those open go on.
+    pub fn limit_connections(&self, most: Option<usize>) {
+        self.0.borrow_mut().limit_connections(most);
     }
 
     /// The addresses of a host name, as looked up last: those are the members of each backend `Target::Name` with it.

@@ -25,8 +25,8 @@ const TURN: Duration = Duration::from_millis(1);
 const TELL: Duration = Duration::from_secs(60);
 /// Timeouts are looked at this often, and accepting is resumed.
 pub const SWEEP: Duration = Duration::from_secs(1);
-/// Descriptors left for everything else: raft, control socket, files, standard streams.
-const SPARED_FDS: usize = 64;
+/// Descriptors left for everything else: raft, control socket, files, standard streams, health checks.
+const SPARED_FDS: usize = 64 + super::health::AT_ONCE;
 
 /// Everything that the forwarder knows.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub struct Engine {
     pub(super) bench: Bench,
     pub(super) limits: Limits,
     pub(super) max_connections: usize,
+    /// As many as the limit of open files allows.
+    by_fds: usize,
     /// Kept back, so that a client that was accepted gets its backend's socket too.
     pub(super) spare: Option<OwnedFd>,
     pub(super) holding: bool,
@@ -85,6 +87,7 @@ impl Engine {
             random: Random::new(now.as_nanos()),
             bench: Bench::new(spec.limits.pipes),
             max_connections: spec.limits.max_connections.unwrap_or(by_fds),
+            by_fds,
             limits: spec.limits,
             spare: None,
             holding: false,
@@ -103,6 +106,12 @@ impl Engine {
         };
         engine.apply(spec.balancers)?;
         Ok(engine)
+    }
+
+    /// See [`super::Control::limit_connections`].
+    pub fn limit_connections(&mut self, most: Option<usize>) {
+        self.max_connections = most.unwrap_or(self.by_fds);
+        self.paused = false; // looked at anew with the next client
     }
 
     pub fn reactor(&self) -> Rc<Reactor> {
@@ -144,7 +153,9 @@ impl Engine {
         }
         let key = Key { index: low >> 1, stamp };
         if let Some(conn) = self.slab.get_mut(key) {
-            conn.end(if low & 1 == 0 { End::Client } else { End::Backend }).note(event);
+            let half = conn.end(if low & 1 == 0 { End::Client } else { End::Backend });
+            half.note(event);
+            half.mute(event, &self.reactor);
             self.enqueue(key);
         }
     }

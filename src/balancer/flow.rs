@@ -8,6 +8,7 @@
 //! FIN. Taking it for the end would pass a cut-off stream on as a complete one, so [`DEAD`] is remembered and believed first.
 
 use super::pipes::Pipes;
+use crate::reactor::Reactor;
 use crate::sys::epoll::Event;
 use crate::sys::{splice::Pipe, tcp};
 use std::io::{self, ErrorKind::WouldBlock};
@@ -42,6 +43,11 @@ const SPLICED: u16 = 1 << 8;
 const SLOW: u16 = 1 << 9;
 /// Urgent data was seen: short reads prove nothing, and splice(2) never gets past its mark.
 const URGENT: u16 = 1 << 10;
+
+/// Epoll was told to be silent about arriving bytes: see [`Half::mute`].
+const MUTED: u16 = 1 << 11;
+/// Was muted at some time, and so has SO_OOBINLINE.
+const INLINE: u16 = 1 << 12;
 
 /// What all connections of the thread share.
 #[derive(Debug)]
@@ -135,6 +141,35 @@ impl Half {
             tcp::keep_urgent_inline(fd);
         }
         self.set(said.into_iter().filter(|s| s.0).fold(0, |all, s| all | s.1));
+    }
+
+    /// To be called after [`Half::note`]: while what came from here waits for the other side, each further segment that arrives would
+    /// wake the thread for nothing. The first that does makes epoll silent about them, until [`Half::unmute`].
+    ///
+    /// 4 GiB through a VM with 2 cores: 3 wake-ups of 4 were such. Neither a FIN nor a reset is muted.
+    pub fn mute(&mut self, e: Event, reactor: &Reactor) {
+        let news = e.readable() && !self.has(MUTED | RDHUP | HUP | DEAD | EOF | URGENT);
+        if !news || matches!(self.held, Held::Nothing) {
+            return;
+        }
+        let Some(fd) = self.fd() else { return };
+        if !self.has(INLINE) {
+            tcp::keep_urgent_inline(fd); // its mark is seen only after it was unmuted
+        }
+        let muted = reactor.mute(fd, e.token).is_ok();
+        self.set(if muted { MUTED | INLINE } else { INLINE });
+    }
+
+    /// To be called after a turn: once this socket was found empty, epoll is to tell of bytes again. Not before, so that a stream that
+    /// is always ahead of its reader costs no calls at all.
+    pub fn unmute(&mut self, token: u64, reactor: &Reactor) {
+        if !self.has(MUTED) || self.has(READABLE | EOF) {
+            return;
+        }
+        let Some(fd) = self.fd() else { return };
+        if reactor.unmute(fd, token).is_ok() {
+            self.clear(MUTED); // else: tried again after the next turn
+        }
     }
 
     /// The socket, if there is one.
@@ -264,8 +299,8 @@ fn copy_once(src: &mut Half, dst: &mut Half, bench: &mut Bench) -> Step {
         Err(e) => return stopped(src, &e),
     };
     bench.moved += n;
-    // A short read has emptied the socket; with a FIN behind it, and no reset, it was the last.
-    let drained = n < want && !src.has(URGENT | HUP | DEAD);
+    // A short read has emptied the socket; with a FIN behind it, and no reset, it was the last. Not while urgent data goes unseen.
+    let drained = n < want && !src.has(URGENT | HUP | DEAD | MUTED);
     let last = drained && src.has(RDHUP);
     let sent = match tcp::send(to, &bench.buf[..n], last) {
         Ok(sent) => sent,
@@ -303,6 +338,10 @@ fn splice_once(src: &mut Half, dst: &mut Half, bench: &mut Bench) -> Step {
         src.held = Held::Pipe(pipe);
     }
     let n = match filled {
+        Ok(0) if src.has(MUTED) => {
+            src.clear(READABLE); // the end, or an urgent mark: epoll will tell, and the next turn look again
+            return Step::Idle;
+        }
         Ok(0) => return ended(src, dst),
         Ok(n) => n,
         Err(e) if matches!(e.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {

@@ -180,6 +180,8 @@ impl Engine {
         }
         let half_closed = conn.half_closed();
         let (verdict, moved) = conn.turn(&mut self.bench);
+        conn.client.unmute(token(key, End::Client), &self.reactor);
+        conn.backend.unmute(token(key, End::Backend), &self.reactor);
         if moved != [0; 2] {
             conn.state &= !FRESH;
         }

@@ -17,11 +17,13 @@
 mod accept;
 mod admit;
 mod arrive;
+mod beside;
 mod client;
 mod conn;
 mod control;
 mod engine;
 mod flow;
+pub mod health;
 mod life;
 mod line;
 mod listen;
@@ -29,10 +31,12 @@ mod pipes;
 mod pool;
 mod proxy;
 mod reload;
+pub mod resolve;
 mod run;
 mod slab;
 mod wait;
 
+pub use beside::{Beside, Spawn};
 pub use control::{Control, Forwarder, MemberView};
 pub use listen::OpenError;
 pub use pool::Order;

@@ -120,6 +120,7 @@ impl Engine {
                 address: m.address,
                 target: m.target.clone(),
                 check: l.options.health_check.clone(),
+                send_proxy: l.options.send_proxy,
             };
             asked.map(view).collect::<Vec<_>>()
         };

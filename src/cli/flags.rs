@@ -6,8 +6,11 @@
 use crate::config::nearest;
 
 /// The commands, for look-up and suggestions.
-pub(super) const COMMANDS: [&str; 9] =
-    ["sample", "check", "start", "status", "handover", "cordon", "uncordon", "cleanup", "version"];
+pub(super) const COMMANDS: [&str; 11] =
+    ["sample", "check", "start", "status", "handover", "cordon", "uncordon", "reload", "backend", "cleanup", "version"];
+/// Second words of commands that have some.
+const SECOND: [(&str, &[&str]); 2] =
+    [("sample", &["config", "manifest"]), ("backend", &["list", "drain", "enable", "disable", "weight"])];
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
@@ -51,9 +54,20 @@ fn known(words: &[&str]) -> &'static [Flag] {
         ["check"] => &[CONFIG, Flag("here", None, Switch)],
         ["status"] => &[CONFIG, Flag("json", None, Switch)],
         ["handover"] => &[CONFIG, Flag("to", None, Value)],
-        ["cordon" | "uncordon" | "cleanup"] => &[CONFIG],
+        ["cordon" | "uncordon" | "cleanup" | "reload"] => &[CONFIG],
+        ["backend", "list"] => &[CONFIG, Flag("balancer", None, Value), Flag("json", None, Switch)],
+        ["backend", _] => &[CONFIG, Flag("balancer", None, Value)],
         ["sample", "config"] => SAMPLE_CONFIG,
         ["sample", "manifest"] => &[CONFIG, Flag("image", None, Value)],
+        _ => &[],
+    }
+}
+
+/// How many words stand beside the flags.
+fn places(words: &[&str]) -> &'static [&'static str] {
+    match words {
+        ["backend", "weight"] => &["the backend", "its weight"],
+        ["backend", "drain" | "enable" | "disable"] => &["the backend"],
         _ => &[],
     }
 }
@@ -70,6 +84,7 @@ pub(super) fn normalise(args: &[String]) -> Result<Vec<String>, String> {
     let flags = known(&words);
     let mut out: Vec<String> = words.iter().map(|w| (*w).to_owned()).collect();
     let mut rest = args[words.len()..].iter();
+    let mut empty = places(&words).iter();
     while let Some(arg) = rest.next() {
         match arg.strip_prefix("--") {
             _ if arg == "help" || arg == "-h" || arg == "--help" => out.push("--help".to_owned()),
@@ -79,53 +94,70 @@ pub(super) fn normalise(args: &[String]) -> Result<Vec<String>, String> {
                 push(flag, value, &mut rest, &mut out)?;
             }
             None if arg.len() > 1 && arg.starts_with('-') => short(arg, flags, &mut rest, &mut out)?,
+            None if empty.next().is_some() => out.push(arg.clone()),
             None => return Err(format!("{arg:?} is one word too many; {}", after(&words))),
         }
     }
     if !out.iter().any(|o| o == "--help") {
-        complete(&words, &out)?;
+        complete(&words, &out, empty.next())?;
     }
     Ok(out)
 }
 
 /// What must not be left out.
-fn complete(words: &[&str], out: &[String]) -> Result<(), String> {
+fn complete(words: &[&str], out: &[String], place: Option<&&str>) -> Result<(), String> {
+    let needs = |command: &str| {
+        format!(
+            "{command} needs a configuration: `kube-vip {command} -c config.yaml` (`kube-vip sample config > config.yaml` prints one)"
+        )
+    };
     match words {
+        ["backend"] => {
+            Err("what about backends? `kube-vip backend list -c config.yaml`, or drain, enable, disable, weight".to_owned())
+        }
+        ["backend", what] => match place {
+            _ if !out.iter().any(|o| o == "--config") => Err(needs(&words.join(" "))),
+            Some(missing) => Err(format!(
+                "{missing} is missing: `kube-vip backend {what} -c config.yaml 10.0.0.7:80{}`; `kube-vip backend list -c config.yaml` shows them",
+                if *what == "weight" { " 5" } else { "" }
+            )),
+            None => Ok(()),
+        },
         ["sample"] => {
             Err("sample of what? `kube-vip sample config > config.yaml` or `kube-vip sample manifest > kube-vip.yaml`"
                 .to_owned())
         }
-        [command] if *command != "version" && !out.iter().any(|o| o == "--config") => Err(format!(
-            "{command} needs a configuration: `kube-vip {command} -c config.yaml` (`kube-vip sample config > config.yaml` prints one)"
-        )),
+        [command] if *command != "version" && !out.iter().any(|o| o == "--config") => Err(needs(command)),
         _ => Ok(()),
     }
 }
 
-/// The words that name the command: one, or two after `sample`.
+/// The words that name the command: one, or two after `sample` and `backend`.
 fn command_words(args: &[String]) -> Result<Vec<&str>, String> {
-    let mut words = Vec::new();
-    for level in [&COMMANDS[..], &["config", "manifest"]] {
-        let Some(word) = args.get(words.len()).filter(|w| !w.starts_with('-') && *w != "help") else { break };
-        if !level.contains(&word.as_str()) {
-            let hint = match nearest(word, level.iter().copied()) {
-                Some(near) => format!("did you mean `{}`?", [words.as_slice(), &[near]].concat().join(" ")),
-                None => format!("there are {}", level.join(", ")),
-            };
-            return Err(format!("{word:?} is not a command; {hint}"));
-        }
-        words.push(word.as_str());
-        if words != ["sample"] {
-            break;
-        }
+    let Some(first) = word(args, 0, &COMMANDS, &[])? else { return Ok(Vec::new()) };
+    let Some((_, seconds)) = SECOND.iter().find(|(name, _)| *name == first) else { return Ok(vec![first]) };
+    Ok([Some(first), word(args, 1, seconds, &[first])?].into_iter().flatten().collect())
+}
+
+/// The word at `at`, if there is one; Err if it isn't one of these.
+fn word<'a>(args: &'a [String], at: usize, known: &[&str], before: &[&str]) -> Result<Option<&'a str>, String> {
+    let Some(word) = args.get(at).filter(|w| !w.starts_with('-') && *w != "help") else { return Ok(None) };
+    if known.contains(&word.as_str()) {
+        return Ok(Some(word));
     }
-    Ok(words)
+    let hint = match nearest(word, known.iter().copied()) {
+        Some(near) => format!("did you mean `{}`?", [before, &[near]].concat().join(" ")),
+        None => format!("there are {}", known.join(", ")),
+    };
+    Err(format!("{word:?} is not a command; {hint}"))
 }
 
 fn after(words: &[&str]) -> String {
     match words {
         ["sample", "config"] => "to keep the sample, write `kube-vip sample config > config.yaml`".to_owned(),
         ["sample", "manifest"] => "to keep the manifest, write `kube-vip sample manifest > kube-vip.yaml`".to_owned(),
+        ["backend", "weight"] => "a backend and its weight are enough".to_owned(),
+        ["backend", "drain" | "enable" | "disable"] => "one backend at a time".to_owned(),
         ["version"] => "write `kube-vip version` alone".to_owned(),
         [] => format!("begin with a command: {}", COMMANDS.join(", ")),
         _ => format!("name a file with its flag, as in `kube-vip {} -c config.yaml`", words.join(" ")),
@@ -224,6 +256,12 @@ mod tests {
             ("check -h", "check --help"),
             ("handover -cf --TO=b", "handover --config f --to b"),
             ("help", "--help"),
+            ("backend list -cf --JSON", "backend list --config f --json"),
+            ("backend drain 10.0.0.7:80 -c f --balancer web", "backend drain 10.0.0.7:80 --config f --balancer web"),
+            ("backend weight -c f web.lan 5", "backend weight --config f web.lan 5"),
+            ("backend drain --help", "backend drain --help"),
+            ("backend --help", "backend --help"),
+            ("reload -c f", "reload --config f"),
         ] {
             assert_eq!(run(line).as_deref(), Ok(want), "{line}");
         }
@@ -247,6 +285,16 @@ mod tests {
             ("cordon -c f --to b", "--to is no flag here"),
             ("version extra", "write `kube-vip version` alone"),
             ("sample", "kube-vip sample config > config.yaml"),
+            ("backend", "kube-vip backend list -c config.yaml"),
+            ("backend lst -c f", "did you mean `backend list`?"),
+            ("backend drain", "kube-vip backend drain -c config.yaml"),
+            ("backend drain -c f", "the backend is missing"),
+            ("backend weight a -c f", "its weight is missing: `kube-vip backend weight -c config.yaml 10.0.0.7:80 5`"),
+            ("backend drain a b -c f", "one backend at a time"),
+            ("backend list a -c f", "as in `kube-vip backend list -c config.yaml`"),
+            ("backend drain a -c f --json", "--json is no flag here"),
+            ("reload", "kube-vip reload -c config.yaml"),
+            ("relod -c f", "did you mean `reload`?"),
             ("start -d", "kube-vip start -c config.yaml"),
             ("cleanup", "kube-vip cleanup -c config.yaml"),
             ("start -c f --", "is no flag"),

@@ -1,12 +1,14 @@
 //! The command line: one file per command.
 
 mod args; // commands and flags, as argh parses them
+mod backend; // look at backends, and change what they get
 mod check; // judge a configuration
 mod cleanup; // remove a VIP left behind
 mod exit; // the one table of exit codes
 mod flags; // argv of people and of 2020 → argv of argh
 mod logger; // the log that neither blocks nor ends the program
 mod orders; // tell the running node what to do
+mod reload; // put a changed file in place
 mod sample; // a configuration or static Pod to edit
 mod start; // run the node
 mod status; // ask the running node
@@ -38,6 +40,8 @@ Commands:
   status            ask the running node; --json for machines
   handover          move the VIP to another node; --to ID names it
   cordon, uncordon  this node votes but does not hold the VIP; it may again
+  reload            put a changed configuration in place without losing a connection
+  backend           list, drain, enable, disable backends, or change their weight
   cleanup           remove a VIP that an earlier run left behind
   version           print version, target and revision (also --version, -v, -V)
 
@@ -83,6 +87,8 @@ fn dispatch(command: &Command) -> Exit {
         Command::HandOver(args) => orders::hand_over(args),
         Command::Cordon(args) => orders::cordon(args),
         Command::Uncordon(args) => orders::uncordon(args),
+        Command::Reload(args) => reload::run(args),
+        Command::Backend(backend) => backend::run(&backend.what),
         Command::Cleanup(args) => cleanup::run(args),
         Command::Check(args) => check::run(args),
         Command::Sample(sample) => match &sample.what {

@@ -22,7 +22,8 @@ pub fn uncordon(args: &Uncordon) -> Exit {
     tell(&args.config, Command::Uncordon)
 }
 
-fn tell(file: &Path, command: Command) -> Exit {
+/// Tells the node that runs with this file, and prints how it went.
+pub fn tell(file: &Path, command: Command) -> Exit {
     let config = match super::load(file, &Overrides::default()) {
         Ok(config) => config,
         Err(exit) => return exit,

@@ -8,7 +8,7 @@ use crate::daemon;
 use crate::release::Key;
 use crate::sys::notify::Manager;
 use crate::sys::process::Side;
-use crate::sys::signal::{STOP, Signals};
+use crate::sys::signal::{Signals, TOLD};
 use crate::sys::{caps, process};
 use crate::vip::{self, Child, End, Keeper, KeeperLink, KeeperSpec, OpenErrorKind};
 use log::{error, info};
@@ -111,7 +111,7 @@ fn keep(keeper: Keeper, link: End, pid: Pid, other_user: bool) -> Exit {
 }
 
 fn run_daemon(config: Config, link: Option<End>, key: Key, manager: Option<Manager>) -> Result<Exit, Failure> {
-    let signals = Signals::open(&STOP).map_err(failed("open a signalfd"))?;
+    let signals = Signals::open(&TOLD).map_err(failed("open a signalfd"))?;
     if config.realtime {
         be_punctual();
     }

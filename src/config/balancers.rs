@@ -1,16 +1,28 @@
 //! The balancers: raw `loadBalancers` → checked ones, with every backend's address and port settled.
 
-use super::checked::Balancer;
-use super::fields;
+use super::backends::{self, Listed};
+use super::checked::{Balance, Balancer, Target};
 use super::nodes::NodeAt;
-use super::raw::{RawBackend, RawBalancer, RawConfig};
-use super::walk::{Found, Given};
-use std::net::{IpAddr, SocketAddr};
+use super::problem::{nearest, shown};
+use super::raw::{RawBalancer, RawConfig};
+use super::walk::Found;
+use super::{checks, clients, fields, limits};
+use std::net::IpAddr;
+
+/// The words of `balance`.
+pub(crate) const POLICIES: [(&str, Balance); 4] = [
+    ("roundRobin", Balance::RoundRobin),
+    ("leastConnections", Balance::LeastConnections),
+    ("random2", Balance::Random2),
+    ("sourceHash", Balance::SourceHash),
+];
 
 /// What the balancers are held against.
 pub(crate) struct Around<'a> {
     pub(crate) nodes: &'a [NodeAt],
     pub(crate) vip: Option<IpAddr>,
+    /// `maxConnections` at the top.
+    pub(crate) max_connections: Option<u32>,
 }
 
 /// Judges all balancers. The list is complete only where `found` has no problem.
@@ -41,11 +53,7 @@ fn rename(balancer: &mut Balancer, earlier: &[Balancer], raw: &RawBalancer, foun
         balancer.name = format!("{}-{}", balancer.name, balancer.port);
     }
     if balancer.name != given {
-        let text = format!(
-            "{} names two balancers; logs and status call this one {}",
-            super::shown(&given),
-            super::shown(&balancer.name)
-        );
+        let text = format!("{} names two balancers; logs and status call this one {}", shown(&given), shown(&balancer.name));
         found.warn(raw.line, format!("{}.name", raw.path), text);
     }
 }
@@ -76,23 +84,38 @@ fn balancer(raw: &RawBalancer, around: &Around<'_>, add_peers: bool, found: &mut
     if !tcp {
         return None;
     }
-    let mut backends = named_backends(raw, default_port, found);
-    if add_peers {
-        add_nodes(&mut backends, around.nodes, default_port);
-    }
+    let listed = backends::judge(raw, if add_peers { around.nodes } else { &[] }, default_port, found);
     // An unreadable list was reported already, and so was each unreadable entry.
-    let listed = !raw.backends.is_absent() && raw.backends.good().is_none_or(|b| !b.value.is_empty());
-    if backends.is_empty() && !listed && port.is_some() {
+    let given = !raw.backends.is_absent() && raw.backends.good().is_none_or(|b| !b.value.is_empty());
+    if listed.is_empty() && !given && port.is_some() {
         let line = raw.backends.line().unwrap_or(raw.line);
         let text = "missing; list at least one with address and port, or set addPeersAsBackends: true";
         found.on(line, format!("{}.backends", raw.path), text);
     }
+    // Without a port it goes nowhere, but its other keys are judged.
+    let number = port.unwrap_or_default();
+    let own = listed.iter().map(|b| b.backend.clone()).collect();
+    let mut balancer = Balancer::new(name(raw, number), number, bind_to_vip, own);
+    balancer.balance = raw.balance.checked(found, |t| policy(t)).unwrap_or_default();
+    balancer.health_check = checks::judge(&raw.health_check, found);
+    limits::fill(&mut balancer, raw, around.max_connections, found);
+    clients::fill(&mut balancer, raw, around.vip, found);
     let listen = Listen { raw, port: port?, bind_to_vip };
     listen.beside_raft(around, found);
-    listen.no_loop(&backends, around, found);
-    listen.once(&backends, found);
-    let backends = backends.into_iter().map(|b| b.address.into()).collect();
-    (found.problems.len() == before).then(|| Balancer::new(name(raw, listen.port), listen.port, bind_to_vip, backends))
+    listen.no_loop(&listed, around, found);
+    (found.problems.len() == before).then_some(balancer)
+}
+
+/// `balance`: the word for a policy, in any case.
+fn policy(text: &str) -> Result<Balance, String> {
+    if let Some((_, policy)) = POLICIES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
+        return Ok(*policy);
+    }
+    let names = POLICIES.map(|(name, _)| name);
+    Err(match nearest(text, names) {
+        Some(near) => format!("is no way to balance; did you mean {near}?"),
+        None => format!("is no way to balance; write {}", names.join(", ")),
+    })
 }
 
 /// The label, fit for a log line: at most 64 characters, none of them a control character.
@@ -105,16 +128,6 @@ fn name(raw: &RawBalancer, port: u16) -> String {
     }
 }
 
-/// `addPeersAsBackends`: every node that names an address, unless it is listed already.
-fn add_nodes(backends: &mut Vec<Target<'_>>, nodes: &[NodeAt], port: Option<u16>) {
-    for address in nodes.iter().map(|n| n.peer.address.ip()).filter(|ip| !ip.is_unspecified()) {
-        let Some(address) = port.map(|port| SocketAddr::new(address, port)) else { return };
-        if !backends.iter().any(|b| b.address == address) {
-            backends.push(Target { address, from: None });
-        }
-    }
-}
-
 fn kind(raw: &RawBalancer, found: &mut Found) -> bool {
     let Some(spot) = raw.kind.good() else { return raw.kind.is_absent() };
     match spot.value.to_ascii_lowercase().as_str() {
@@ -124,37 +137,9 @@ fn kind(raw: &RawBalancer, found: &mut Found) -> bool {
             "http is not yet supported; `type: tcp` forwards HTTP too, byte by byte. Backends then take address and port",
         ),
         "udp" => found.at(spot, "udp is not yet supported; only tcp is. Remove this balancer"),
-        _ => found.at(spot, format!("{} is no type of balancer; write tcp", super::shown(&spot.value))),
+        _ => found.at(spot, format!("{} is no type of balancer; write tcp", shown(&spot.value))),
     }
     false
-}
-
-/// One backend, and the entry it came from; none if `addPeersAsBackends` added it.
-struct Target<'a> {
-    address: SocketAddr,
-    from: Option<&'a RawBackend>,
-}
-
-/// The listed backends, as far as they are readable.
-fn named_backends<'a>(raw: &'a RawBalancer, default_port: Option<u16>, found: &mut Found) -> Vec<Target<'a>> {
-    let Given::Is(list) = &raw.backends else { return Vec::new() };
-    list.value.iter().filter_map(|b| Some(Target { address: backend(b, default_port, found)?, from: Some(b) })).collect()
-}
-
-fn backend(raw: &RawBackend, default_port: Option<u16>, found: &mut Found) -> Option<SocketAddr> {
-    if let Some(url) = raw.url.good().filter(|u| !u.value.is_empty()) {
-        found.at(url, format!("{} is a URL, which only http balancers use; write address and port", super::shown(&url.value)));
-    } else if raw.address.is_absent() {
-        found.on(raw.line, format!("{}.address", raw.path), "missing; the backend's IP address");
-    }
-    let own_port = raw.port.checked(found, |n| fields::port_or_none(*n));
-    let address = raw.address.checked(found, |t| fields::host_address(t))?;
-    let port = match (&raw.port, own_port) {
-        (Given::Absent, _) | (_, Some(None)) => default_port,
-        (_, Some(port)) => port,
-        (_, None) => None,
-    };
-    Some(SocketAddr::new(address, port?))
 }
 
 /// One listener, held against the nodes and its own backends.
@@ -181,41 +166,35 @@ impl Listen<'_> {
         }
     }
 
-    /// Whether the balancer itself listens there.
-    fn is_self(&self, backend: &SocketAddr, around: &Around<'_>) -> bool {
-        let here = Some(backend.ip()) == around.vip;
-        let own = backend.ip().is_loopback() || around.nodes.iter().any(|n| n.peer.address.ip() == backend.ip());
+    /// Whether the balancer itself listens there. Of names, only the machine's own is known here.
+    fn is_self(&self, backend: &Target, around: &Around<'_>) -> bool {
+        let (here, own) = match backend {
+            Target::Name { host, .. } => (false, host.trim_end_matches('.').split('.').next_back() == Some("localhost")),
+            Target::Address(address) => {
+                let ip = address.ip();
+                let own = ip.is_loopback() || around.nodes.iter().any(|n| n.peer.address.ip() == ip);
+                (Some(ip) == around.vip, own)
+            }
+        };
         backend.port() == self.port && (here || (!self.bind_to_vip && own))
     }
 
-    fn no_loop(&self, backends: &[Target<'_>], around: &Around<'_>, found: &mut Found) {
+    fn no_loop(&self, listed: &[Listed<'_>], around: &Around<'_>, found: &mut Found) {
         let mut told_of_peers = false;
-        for Target { address, from } in backends.iter().filter(|b| self.is_self(&b.address, around)) {
+        for Listed { backend, from } in listed.iter().filter(|b| self.is_self(&b.backend.target, around)) {
+            let target = &backend.target;
             if let Some(entry) = from {
                 let text = format!(
-                    "{address} is where this balancer listens, so connections would run in a circle; name the server behind it"
+                    "{target} is where this balancer listens, so connections would run in a circle; name the server behind it"
                 );
                 found.on(entry.line, &*entry.path, text);
             } else if !told_of_peers {
                 told_of_peers = true;
                 let text = format!(
-                    "addPeersAsBackends adds {address}, where this balancer listens, so connections would run in a circle; set backendPort to the port of the servers on the nodes"
+                    "addPeersAsBackends adds {target}, where this balancer listens, so connections would run in a circle; set backendPort to the port of the servers on the nodes"
                 );
                 let line = self.raw.backend_port.line().unwrap_or(self.raw.line);
                 found.on(line, format!("{}.backendPort", self.raw.path), text);
-            }
-        }
-    }
-
-    fn once(&self, backends: &[Target<'_>], found: &mut Found) {
-        let mut seen = std::collections::HashSet::new();
-        for target in backends {
-            if let (false, Some(entry)) = (seen.insert(target.address), target.from) {
-                found.warn(
-                    entry.line,
-                    &*entry.path,
-                    format!("{} is listed twice and gets twice the connections", target.address),
-                );
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The checked values, as every other part uses them; nobody checks them again.
 
+use super::draft::Overrides;
 use super::network::Network;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -9,8 +10,10 @@ use std::time::Duration;
 /// The checked configuration of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// The file it came from, for messages.
+    /// The file it came from, for messages and for a reload.
     pub file: PathBuf,
+    /// What flags of `start` have changed in it.
+    pub overrides: Overrides,
     /// This node. Present also with `single_node` (a default id and an unspecified address where the file names none).
     pub local: Peer,
     /// The other nodes; empty exactly when `single_node`.

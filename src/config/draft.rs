@@ -6,7 +6,7 @@ use super::nodes::{self, Alone, Local, NodeAt};
 use super::problem::{Problem, Problems, Warning, nearest, shown};
 use super::raw::{self, RawConfig, RawTiming};
 use super::walk::{Found, Given};
-use super::{fields, moves, tree};
+use super::{fields, hosts, limits, moves, tree};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -109,8 +109,10 @@ fn checked(file: &Path, raw: &RawConfig, overrides: &Overrides, found: &mut Foun
     let vip = vip(raw, &nodes, found);
     let interface = required(&raw.interface, "interface", "the network interface that gets the VIP, e.g. eth0", found);
     let interface = interface.and_then(|given| given.checked(found, |t| fields::interface(t)));
-    let balancers = balancers::judge(raw, &Around { nodes: &nodes, vip }, found);
+    let max_connections = limits::max_connections(raw, found);
+    let balancers = balancers::judge(raw, &Around { nodes: &nodes, vip, max_connections }, found);
     let timing = timing(&raw.timing, found);
+    let resolve_interval = limits::resolve_interval(raw, found);
     let moves = moves::judge(raw, alone, found);
     let state_dir = raw.state_dir.checked(found, |t| fields::path(t));
     let control_socket = raw.control_socket.checked(found, |t| fields::socket_path(t));
@@ -127,6 +129,7 @@ fn checked(file: &Path, raw: &RawConfig, overrides: &Overrides, found: &mut Foun
     };
     let common = Config {
         file: file.to_owned(),
+        overrides: *overrides,
         local: nodes::nameless(),
         remotes: Vec::new(),
         interface: interface?,
@@ -142,8 +145,8 @@ fn checked(file: &Path, raw: &RawConfig, overrides: &Overrides, found: &mut Foun
         witness: moves.witness,
         preempt: moves.preempt,
         track_backends: moves.track_backends,
-        max_connections: None,
-        resolve_interval: Duration::from_secs(30),
+        max_connections,
+        resolve_interval,
         realtime: moves.realtime,
         state_dir: PathBuf::new(),
         control_socket: PathBuf::new(),
@@ -164,7 +167,7 @@ fn required<'a, T>(given: &'a Given<T>, key: &str, what: &str, found: &mut Found
 fn vip(raw: &RawConfig, nodes: &[NodeAt], found: &mut Found) -> Option<IpAddr> {
     let given = required(&raw.vip, "vip", "the address that moves between the nodes, a free one of their network", found)?;
     given.checked(found, |text| {
-        let vip = fields::vip(text)?;
+        let vip = hosts::vip(text)?;
         match nodes.iter().find(|n| n.peer.address.ip() == vip) {
             Some(n) => Err(format!(
                 "is also the own address of {} (line {}); the VIP comes and goes, so it must be an address that no machine has. Choose a free one",

@@ -7,13 +7,19 @@
 //! All problems are collected and told at once, each with file, line, key, why and the way out. A [`Draft`] is a file that is
 //! sound in itself, on any machine; [`Draft::resolve`] finds out which node this machine is; [`here`] holds it against the machine.
 
+mod backends; // the servers behind a balancer
 mod balancers; // raw loadBalancers → checked balancers
+pub mod change; // what differs between two configurations, and what of it takes a restart (pure)
 mod checked; // the types everybody uses
+mod checks; // how backends are asked whether they work
+mod clients; // whose connections are taken
 mod draft; // raw → a sound file, the order of all checks
-mod fields; // single values: addresses, ports, durations, names
+mod fields; // single values: ports, durations, names, paths
 mod file; // path → text, with every way in which that can fail
 pub mod here; // the configuration against this machine (pure)
+mod hosts; // addresses and host names
 mod lan; // who else of this machine answers for the VIP (pure)
+mod limits; // how much and how long, within which bounds
 pub mod machine; // facts about this machine (effects)
 mod moves; // when and how the VIP moves
 mod network; // networks in CIDR notation
@@ -28,8 +34,8 @@ pub use checked::{Ask, Backend, Balance, Balancer, Config, HealthCheck, Peer, Pr
 pub use draft::{Draft, Lines, Overrides, Placed, judge};
 pub use network::Network;
 pub use places::{Refused, Why};
+pub(crate) use problem::nearest;
 pub use problem::{Problem, Problems, Warning};
-pub(crate) use problem::{nearest, shown};
 
 use std::path::Path;
 
@@ -50,6 +56,17 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>)
     let draft = read(path, overrides)?;
     let placed = place(&draft)?;
     Ok((placed.config, draft.warnings))
+}
+
+/// As [`load`], and tells which text it was: to compare with what another process read, by another path or another user.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_marked(path: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>, u64), Problems> {
+    let text = file::read(path).map_err(|problem| Problems::new(path, vec![problem]))?;
+    let draft = judge(path, &text, overrides)?;
+    let placed = place(&draft)?;
+    Ok((placed.config, draft.warnings, file::mark(&text)))
 }
 
 /// As [`load`], and holds the configuration against this machine: what `start` does before it touches the network. The file's

@@ -20,6 +20,30 @@ impl Network {
             _ => false,
         }
     }
+
+    /// The same network, written with no bit set beyond the prefix.
+    #[must_use]
+    pub fn trimmed(self) -> Self {
+        let address = match self.address {
+            IpAddr::V4(ip) => {
+                IpAddr::from((ip.to_bits() & !u32::MAX.checked_shr(self.prefix.into()).unwrap_or(0)).to_be_bytes())
+            }
+            IpAddr::V6(ip) => {
+                IpAddr::from((ip.to_bits() & !u128::MAX.checked_shr(self.prefix.into()).unwrap_or(0)).to_be_bytes())
+            }
+        };
+        Self { address, ..self }
+    }
+
+    /// Whether all addresses of its family are in it.
+    pub const fn is_everything(self) -> bool {
+        self.prefix == 0
+    }
+
+    /// Whether it is one of IPv4.
+    pub const fn is_ipv4(self) -> bool {
+        self.address.is_ipv4()
+    }
 }
 
 /// Whether the first `prefix` of `width` bits are the same.
@@ -78,6 +102,20 @@ mod tests {
             assert!(!contains(network, outside), "{outside} is not in {network}");
         }
         assert!(contains("10.0.0.0/8", "::ffff:10.1.1.1"), "a listener for both families says it so");
+    }
+
+    #[test]
+    fn bits_beyond_the_prefix_are_trimmed() {
+        for (written, means) in [
+            ("10.1.2.3/8", "10.0.0.0/8"),
+            ("10.1.2.3/0", "0.0.0.0/0"),
+            ("10.1.2.3/32", "10.1.2.3/32"),
+            ("2001:db8::1/32", "2001:db8::/32"),
+            ("2001:db8::1/0", "::/0"),
+            ("2001:db8::1/128", "2001:db8::1/128"),
+        ] {
+            assert_eq!(written.parse::<Network>().map(|n| n.trimmed().to_string()), Ok(means.to_owned()));
+        }
     }
 
     #[test]

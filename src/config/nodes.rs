@@ -3,7 +3,7 @@
 use super::checked::Peer;
 use super::raw::{RawConfig, RawPeer};
 use super::walk::{Found, Given};
-use super::{fields, moves};
+use super::{fields, hosts, moves};
 use std::net::{IpAddr, SocketAddr};
 
 /// Priority of a node that names none.
@@ -126,7 +126,7 @@ fn partial(raw: &RawPeer, alone: Alone, found: &mut Found) -> Partial {
         path: raw.path.clone(),
         line: raw.line,
         id: raw.id.checked(found, |t| fields::id(t)),
-        address: raw.address.checked(found, |t| fields::host_address(t)),
+        address: raw.address.checked(found, |t| hosts::host_address(t)),
         port: raw.port.checked(found, |n| fields::port(*n)),
         priority: raw.priority.checked(found, |n| fields::priority(*n)),
         witness: raw.witness.or(false),

@@ -1,7 +1,12 @@
 //! First stage: the shape of the file. Known keys, types of values; nothing is judged yet.
 
+mod balancer; // one loadBalancers entry
+
+pub(crate) use balancer::{RawBackend, RawBalancer, RawCheck, RawOwnCheck, Texts};
+
 use super::tree::{Node, Value};
 use super::walk::{Found, Given, Keys, Spot};
+use balancer::balancer;
 
 const TOP: &[&str] = &[
     "localPeer",
@@ -14,6 +19,8 @@ const TOP: &[&str] = &[
     "startAsLeader",
     "addPeersAsBackends",
     "loadBalancers",
+    "maxConnections",
+    "resolveInterval",
     "timing",
     "fence",
     "drain",
@@ -28,8 +35,6 @@ const TOP: &[&str] = &[
     "group",
 ];
 const PEER: &[&str] = &["id", "address", "port", "priority", "witness"];
-const BALANCER: &[&str] = &["name", "type", "port", "bindToVip", "backendPort", "backends"];
-const BACKEND: &[&str] = &["address", "port", "url"];
 const TIMING: &[&str] = &["heartbeat", "lease"];
 
 /// The file as written.
@@ -45,6 +50,8 @@ pub(crate) struct RawConfig {
     pub(crate) start_as_leader: Given<bool>,
     pub(crate) add_peers: Given<bool>,
     pub(crate) balancers: Vec<RawBalancer>,
+    pub(crate) max_connections: Given<i64>,
+    pub(crate) resolve_interval: Given<String>,
     pub(crate) timing: RawTiming,
     pub(crate) fence: Given<String>,
     pub(crate) drain: Given<String>,
@@ -71,29 +78,6 @@ pub(crate) struct RawPeer {
     pub(crate) witness: Given<bool>,
 }
 
-/// One `loadBalancers` entry as written.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RawBalancer {
-    pub(crate) path: String,
-    pub(crate) line: u32,
-    pub(crate) name: Given<String>,
-    pub(crate) kind: Given<String>,
-    pub(crate) port: Given<i64>,
-    pub(crate) bind_to_vip: Given<bool>,
-    pub(crate) backend_port: Given<i64>,
-    pub(crate) backends: Given<Vec<RawBackend>>,
-}
-
-/// One backend as written.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RawBackend {
-    pub(crate) path: String,
-    pub(crate) line: u32,
-    pub(crate) address: Given<String>,
-    pub(crate) port: Given<i64>,
-    pub(crate) url: Given<String>,
-}
-
 /// `timing` as written.
 #[derive(Debug)]
 pub(crate) enum RawTiming {
@@ -117,6 +101,8 @@ pub(crate) fn read(root: &Node, found: &mut Found) -> Option<RawConfig> {
         start_as_leader: keys.boolean("startAsLeader", found),
         add_peers: keys.boolean("addPeersAsBackends", found),
         balancers: items(&keys, "loadBalancers", found, balancer).or(Vec::new()),
+        max_connections: keys.integer("maxConnections", found),
+        resolve_interval: keys.text("resolveInterval", found),
         timing: timing(&keys, found),
         fence: keys.text("fence", found),
         drain: keys.text("drain", found),
@@ -163,31 +149,6 @@ fn peer(path: String, node: &Node, found: &mut Found) -> Option<RawPeer> {
         port: keys.integer("port", found),
         priority: keys.integer("priority", found),
         witness: keys.boolean("witness", found),
-        path,
-    })
-}
-
-fn balancer(path: String, node: &Node, found: &mut Found) -> Option<RawBalancer> {
-    let keys = Keys::open(node, &path, BALANCER, found)?;
-    Some(RawBalancer {
-        line: node.line,
-        name: keys.text("name", found),
-        kind: keys.text("type", found),
-        port: keys.integer("port", found),
-        bind_to_vip: keys.boolean("bindToVip", found),
-        backend_port: keys.integer("backendPort", found),
-        backends: items(&keys, "backends", found, backend),
-        path,
-    })
-}
-
-fn backend(path: String, node: &Node, found: &mut Found) -> Option<RawBackend> {
-    let keys = Keys::open(node, &path, BACKEND, found)?;
-    Some(RawBackend {
-        line: node.line,
-        address: keys.text("address", found),
-        port: keys.integer("port", found),
-        url: keys.text("url", found),
         path,
     })
 }

@@ -59,6 +59,13 @@ pub(crate) struct Spot<T> {
     pub(crate) line: u32,
 }
 
+impl<T: ToString> Spot<T> {
+    /// The value put through a check, which says why it can't work; the message gets the value in front.
+    pub(crate) fn checked<U>(&self, found: &mut Found, check: impl FnOnce(&T) -> Result<U, String>) -> Option<U> {
+        check(&self.value).map_err(|why| found.at(self, format!("{} {why}", shown(&self.value.to_string())))).ok()
+    }
+}
+
 /// A key of the schema as it is found in the file. `Bad` was reported already, so nobody calls it missing too.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Given<T> {
@@ -85,13 +92,12 @@ impl<T> Given<T> {
         self.good().map(|s| s.line)
     }
 
-    /// The value put through a check, which says why it can't work; the message gets the value in front.
+    /// As [`Spot::checked`], where there is one.
     pub(crate) fn checked<U>(&self, found: &mut Found, check: impl FnOnce(&T) -> Result<U, String>) -> Option<U>
     where
         T: ToString,
     {
-        let spot = self.good()?;
-        check(&spot.value).map_err(|why| found.at(spot, format!("{} {why}", shown(&spot.value.to_string())))).ok()
+        self.good()?.checked(found, check)
     }
 }
 
@@ -191,6 +197,27 @@ impl<'a> Keys<'a> {
             let text = scalar(value, "a number is wanted here")?;
             decimal(text).map_err(|why| format!("{} {why}", shown(text)))
         })
+    }
+
+    /// A list of texts, or a lone one; each with its own key and line. Where one can't be read, it was reported and the others are there.
+    pub(crate) fn texts(&self, key: &str, found: &mut Found) -> Given<Vec<Spot<String>>> {
+        const WANTED: &str = "one value is wanted here";
+        let Some(node) = self.node(key) else { return self.without(key) };
+        if !matches!(node.value, Value::Seq(_)) {
+            let alone = self.text(key, found);
+            return alone.good().map_or(Given::Bad, |spot| {
+                Given::Is(Spot { value: vec![spot.clone()], key: spot.key.clone(), line: spot.line })
+            });
+        }
+        let Given::Is(Spot { value: items, key, line }) = self.list(key, found) else { return Given::Bad };
+        let mut texts = Vec::new();
+        for (key, item) in items {
+            match scalar(&item.value, WANTED) {
+                Ok(text) => texts.push(Spot { value: text.to_owned(), key, line: item.line }),
+                Err(why) => found.on(item.line, key, why),
+            }
+        }
+        Given::Is(Spot { value: texts, key, line })
     }
 
     /// A list's items, each with its path.

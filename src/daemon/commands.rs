@@ -1,12 +1,13 @@
-//! What a person tells the running node over the control socket: hand over, cordon, uncordon.
+//! What a person tells the running node over the control socket: hand over, cordon, uncordon, reload, and what backends are to get.
 
 use super::{Daemon, cordon};
+use crate::balancer::Order;
 use crate::cluster::runtime::now;
 use crate::cluster::{Cluster, NodeId, runtime};
 use crate::status::Snapshot;
-use crate::status::question::{Answer, Command};
+use crate::status::question::{Answer, BackendOrder, Command, Share};
 use crate::status::socket::{self, Asked};
-use log::{info, warn};
+use log::{Level, info, log};
 use std::cell::Cell;
 use std::pin::Pin;
 use std::time::Duration;
@@ -34,7 +35,8 @@ impl Daemon {
         if self.stopping.get() {
             return Answer::Error(format!("{} is stopping", self.config.local.id));
         }
-        info!("told over the control socket: {command}");
+        info!("told over the control socket: {}", command.in_words());
+        let level = if matches!(command, Command::Reload { .. }) { Level::Error } else { Level::Warn };
         let limit = socket::limit(self.config.timing.lease);
         let result = runtime::timeout(limit, self.execute(command)).await;
         match result.unwrap_or_else(|_| Err(format!("not done within {} s; see `kube-vip status`", limit.as_secs()))) {
@@ -43,7 +45,7 @@ impl Daemon {
                 Answer::Done(text)
             }
             Err(why) => {
-                warn!("{why}");
+                log!(level, "{}", super::reload::one_line(&why));
                 Answer::Error(why)
             }
         }
@@ -54,7 +56,21 @@ impl Daemon {
             Command::HandOver { to } => self.hand_over(to.as_deref()).await,
             Command::Cordon => self.cordon().await,
             Command::Uncordon => self.uncordon().await,
+            Command::Reload { checked } => self.reload(checked).await,
+            Command::Backend(order) => self.order(&order),
         }
+    }
+
+    fn order(&self, BackendOrder { balancer, target, order }: &BackendOrder) -> Result<String, String> {
+        let order = match *order {
+            Share::Drain => Order::Drain,
+            Share::Disable => Order::Disable,
+            Share::Enable => Order::Enable,
+            Share::Weight(weight) => Order::Weight(weight),
+        };
+        let done = self.control.order(balancer.as_deref(), target, order)?;
+        self.applied();
+        Ok(done)
     }
 
     async fn hand_over(&self, to: Option<&str>) -> Result<String, String> {
@@ -138,10 +154,10 @@ impl Daemon {
 }
 
 /// One command at a time: the turn ends with its value.
-struct Turn<'a>(&'a Cell<bool>);
+pub(super) struct Turn<'a>(&'a Cell<bool>);
 
 impl<'a> Turn<'a> {
-    fn take(taken: &'a Cell<bool>) -> Option<Self> {
+    pub(super) fn take(taken: &'a Cell<bool>) -> Option<Self> {
         (!taken.replace(true)).then(|| Turn(taken))
     }
 }

@@ -1,5 +1,6 @@
 //! `trackBackends`: whether this node reaches any backend. Rounds of connects (effect), and what follows of them (pure).
 
+use crate::balancer::Control;
 use crate::cluster::{Cluster, runtime};
 use crate::config::Config;
 use crate::reactor::Async;
@@ -49,25 +50,28 @@ impl Reach {
 
 /// Asks the backends for ever.
 pub struct Tracker {
-    backends: Vec<SocketAddr>,
+    control: Control,
     reach: Cell<Reach>,
+    stopped: Cell<bool>,
     /// Whom to ask first: who answered last.
     first: Cell<usize>,
 }
 
 impl Tracker {
     /// Starts asking, where the configuration wants it and the cluster could act on it.
-    pub fn start(config: &Config, cluster: Option<&Cluster>) -> Option<Rc<Self>> {
+    pub fn start(config: &Config, control: &Control, cluster: Option<&Cluster>) -> Option<Rc<Self>> {
         let cluster = cluster.filter(|_| config.track_backends)?.clone();
-        let mut backends: Vec<SocketAddr> =
-            config.balancers.iter().flat_map(|b| b.backends.iter().filter_map(|b| b.target.address())).collect();
-        backends.sort_unstable();
-        backends.dedup();
         // One more round without an answer, the first, tells: a node that has just started must not be preferred for nothing.
         let reach = Cell::new(Reach { failed: ROUNDS - 1 });
-        let tracker = Rc::new(Self { backends, reach, first: Cell::new(0) });
+        let tracker = Rc::new(Self { control: control.clone(), reach, stopped: Cell::new(false), first: Cell::new(0) });
         runtime::spawn(tracker.clone().run(cluster));
         Some(tracker)
+    }
+
+    /// Asks no more, and takes back what it said.
+    pub fn stop(&self, cluster: &Cluster) {
+        self.stopped.set(true);
+        cluster.set_reaches(true);
     }
 
     /// Whether a backend is reached.
@@ -78,35 +82,41 @@ impl Tracker {
     async fn run(self: Rc<Self>, cluster: Cluster) {
         loop {
             let (before, answered) = (self.reach.get(), self.round().await);
+            if self.stopped.get() {
+                return;
+            }
             let after = before.after(answered);
             self.reach.set(after);
             if before.reaches() != after.reaches() {
-                self.tell(after.reaches());
+                tell(after.reaches(), self.backends().len());
                 cluster.set_reaches(after.reaches());
             }
             runtime::sleep(PAUSE + runtime::jitter(JITTER)).await;
         }
     }
 
-    fn tell(&self, reaches: bool) {
-        match reaches {
-            true => info!("backends are reached again"),
-            false => {
-                warn!("none of {} backend(s) is reached from here: a node that reaches one should hold", self.backends.len())
-            }
-        }
+    /// Those that get connections now, whatever a reload, a name's new address or an operator made of the file's.
+    fn backends(&self) -> Vec<SocketAddr> {
+        let mut backends: Vec<SocketAddr> = self.control.members().into_iter().map(|member| member.address).collect();
+        backends.sort_unstable();
+        backends.dedup();
+        backends
     }
 
     /// Asks the one that answered last, and where it does not, others at once. Whether any answered.
     async fn round(&self) -> Option<bool> {
-        let n = self.backends.len();
-        let at = |i: usize| (self.first.get() + i) % n.max(1);
+        let backends = self.backends();
+        let n = backends.len();
+        if n == 0 {
+            return None; // no name has an address yet, or all are in maintenance
+        }
+        let at = |i: usize| (self.first.get() + i) % n;
         let ask = |i: usize| -> Pin<Box<dyn Future<Output = (usize, Option<bool>)>>> {
-            let address = self.backends[i];
+            let address = backends[i];
             Box::pin(async move { (i, answers(address).await) })
         };
         let mut said = Some(false);
-        for range in [0..n.min(1), 1..n.min(MOST)] {
+        for range in [0..1, 1..n.min(MOST)] {
             let asked = range.map(|i| ask(at(i))).collect();
             match first_yes(asked).await {
                 Ok(i) => {
@@ -119,6 +129,13 @@ impl Tracker {
         // With more than can be asked at once, the next round asks others.
         self.first.set(at(MOST.min(n)));
         said
+    }
+}
+
+fn tell(reaches: bool, backends: usize) {
+    match reaches {
+        true => info!("backends are reached again"),
+        false => warn!("none of {backends} backend(s) is reached from here: a node that reaches one should hold"),
     }
 }
 

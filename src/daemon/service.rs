@@ -2,7 +2,7 @@
 //! happen anyway, so that a loop that hangs falls silent.
 
 use crate::cluster::runtime;
-use crate::sys::clock::{Instant, now};
+use crate::sys::clock::{Instant, monotonic_usec, now};
 use crate::sys::notify::Manager;
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -147,6 +147,16 @@ impl Service {
         .await
     }
 
+    /// Tells that the configuration is being read again, and when the value goes, that this is done. Not before the first READY=1, which a
+    /// node says once it has started.
+    pub fn reloading(&self) -> Reloading<'_> {
+        let told = self.manager.as_ref().filter(|_| self.told.borrow().ready);
+        if let Some(manager) = told {
+            manager.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}", monotonic_usec()));
+        }
+        Reloading(told.map(|manager| (manager, &self.told)))
+    }
+
     fn look(
         &self,
         manager: &Manager,
@@ -164,6 +174,20 @@ impl Service {
         let lines = told.lines(now, feed, stopping, &standing());
         if !lines.is_empty() && !manager.tell(&lines) {
             told.was_not_heard(before);
+        }
+    }
+}
+
+/// A reload under way, as the manager sees it.
+#[derive(Debug)]
+pub struct Reloading<'a>(Option<(&'a Manager, &'a RefCell<Told>)>);
+
+impl Drop for Reloading<'_> {
+    fn drop(&mut self) {
+        if let Some((manager, told)) = self.0
+            && !manager.tell("READY=1")
+        {
+            told.borrow_mut().ready = false; // its queue was full: said again with the next news
         }
     }
 }
@@ -252,6 +276,29 @@ mod tests {
         assert_eq!(told.lines(at(2800), feed, false, &led_by("n3")), "STATUS=follower of n3\nWATCHDOG=1");
         assert_eq!(told.lines(at(5200), feed, false, &led_by("n3")), "");
         assert_eq!(told.lines(at(5300), feed, false, &led_by("n3")), "WATCHDOG=1");
+    }
+
+    #[test]
+    fn a_reload_is_told_from_its_beginning_to_its_end() {
+        let path = std::env::temp_dir().join(format!("kube-vip-reloading-{}", std::process::id()));
+        let listener = UnixDatagram::bind(&path).expect("the temporary directory is writable");
+        listener.set_nonblocking(true).expect("a socket");
+        let next = || {
+            let mut buffer = [0; 256];
+            listener.recv(&mut buffer).ok().map(|n| String::from_utf8_lossy(&buffer[..n]).into_owned())
+        };
+        let address = SocketAddr::from_pathname(&path).expect("a short path");
+        let service = Service::new(Some(Manager::open(address, None).expect("a socket")));
+        drop(service.reloading());
+        assert_eq!(next(), None, "a node that has not started yet doesn't say that it has");
+        service.told.borrow_mut().ready = true;
+        let reloading = service.reloading();
+        let told = next().expect("it begins");
+        let usec = told.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("with its time");
+        assert!(usec.parse::<u64>().is_ok_and(|n| n > 0), "{told}");
+        drop(reloading);
+        assert_eq!(next().as_deref(), Some("READY=1"));
+        std::fs::remove_file(path).expect("removed");
     }
 
     #[test]

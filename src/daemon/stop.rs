@@ -4,8 +4,10 @@ use super::Daemon;
 use crate::cluster::runtime;
 use crate::reactor::Async;
 use crate::sys::clock::now;
+use crate::sys::process;
 use crate::sys::signal::Signals;
 use log::info;
+use nix::sys::signal::Signal;
 use smol::future::FutureExt;
 use std::time::Duration;
 
@@ -48,6 +50,7 @@ impl Daemon {
         let ended = self.told(&signals).await;
         info!("stopping: {}", ended.as_ref().err().map_or("told to", String::as_str));
         self.stopping.set(true);
+        self.tell_drain(); // it may not have heard of a reload
         let begun = now();
         let orderly = async {
             self.control.stop_accepting();
@@ -63,13 +66,13 @@ impl Daemon {
     }
 
     async fn told(&self, signals: &Async<Signals>) -> Result<By, String> {
-        let signalled = async { signalled(signals).await.map(|()| By::Signal) };
+        let signalled = async { self.signalled(signals).await.map(|()| By::Signal) };
         signalled.or(async { self.holder.ended().await.map(|()| By::Keeper) }).await
     }
 
     /// Connections that don't need the VIP may end by themselves for a while.
     async fn drain(&self, signals: &Async<Signals>, by: By) {
-        let (open, limit) = (self.control.own_connections(), self.config.drain);
+        let (open, limit) = (self.control.own_connections(), self.running.borrow().drain);
         if open == 0 || limit.is_zero() {
             return;
         }
@@ -93,6 +96,23 @@ impl Daemon {
         info!("drained for {} ms, {why}: {} connections cut", (now() - begun).as_millis(), self.control.own_connections());
     }
 
+    /// Waits for a signal that means stop.
+    async fn signalled(&self, signals: &Async<Signals>) -> Result<(), String> {
+        let next = |signals: &Signals| signals.next().ok_or(std::io::ErrorKind::WouldBlock.into());
+        loop {
+            let signal = signals.read_with(next).await.map_err(|e| format!("can't read signals: {e}"))?;
+            info!("{signal}");
+            if signal != Signal::SIGHUP {
+                return Ok(());
+            }
+            if self.terminal && !process::has_terminal() {
+                info!("the terminal went away");
+                return Ok(());
+            }
+            self.hung_up.wake();
+        }
+    }
+
     async fn told_twice(&self, signals: &Async<Signals>, first: By) {
         let mut told = Told::default();
         told.by(first);
@@ -103,14 +123,6 @@ impl Daemon {
             }
         }
     }
-}
-
-/// Waits for a signal that means stop.
-async fn signalled(signals: &Async<Signals>) -> Result<(), String> {
-    let next = |signals: &Signals| signals.next().ok_or(std::io::ErrorKind::WouldBlock.into());
-    let signal = signals.read_with(next).await.map_err(|e| format!("can't read signals: {e}"))?; // not in the line: it may be off
-    info!("{signal}");
-    Ok(())
 }
 
 #[cfg(test)]

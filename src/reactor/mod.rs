@@ -88,6 +88,16 @@ impl Reactor {
         self.epoll.borrow().add(fd, token)
     }
 
+    /// Tells no more of bytes that arrive on a connection of the forwarder; see [`Epoll::mute`].
+    pub fn mute(&self, fd: impl AsFd, token: u64) -> std_io::Result<()> {
+        self.epoll.borrow().mute(fd, token)
+    }
+
+    /// Ends [`Reactor::mute`].
+    pub fn unmute(&self, fd: impl AsFd, token: u64) -> std_io::Result<()> {
+        self.epoll.borrow().unmute(fd, token)
+    }
+
     /// Registers a listener of the forwarder. Tokens below 2^31.
     pub fn add_source(&self, fd: impl AsFd, token: u64) -> std_io::Result<()> {
         self.epoll.borrow().add_source(fd, token)

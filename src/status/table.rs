@@ -112,6 +112,31 @@ fn write_backend(out: &mut String, b: &BackendStatus) -> std::fmt::Result {
     writeln!(out, "{} open, {} connected, {} failed", b.open, b.connected, b.failed)
 }
 
+/// The backends of these balancers, one a line.
+pub fn backends(balancers: &[BalancerStatus]) -> String {
+    let mut rows = vec![["BALANCER", "BACKEND", "STATE", "WEIGHT", "OPEN", "NOTE"].map(str::to_owned)];
+    for b in balancers {
+        let row = |m: &BackendStatus| {
+            let name = m.host.as_ref().map_or(String::new(), |host| format!(" ({host})"));
+            let backup = m.backup.then(|| "backup".to_owned());
+            let note = backup.into_iter().chain(m.why.clone()).collect::<Vec<_>>().join(", ");
+            [b.name.clone(), m.address.clone() + &name, m.state.clone(), m.weight.to_string(), m.open.to_string(), note]
+        };
+        rows.extend(b.backends.iter().map(row));
+    }
+    columns(&rows)
+}
+
+/// Rows of equal length, each column as wide as its widest cell.
+fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: Vec<usize> = (0..N).map(|n| rows.iter().map(|row| row[n].chars().count()).max().unwrap_or(0)).collect();
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
 fn duration(ms: u64) -> String {
     let s = ms / 1000;
     match (s / 86400, s / 3600 % 24, s / 60 % 60, s % 60) {
@@ -244,6 +269,20 @@ balancer  web  10.0.0.100:80  serving, roundRobin: 2 open, 9 accepted, 0 without
         let mut text = String::new();
         write_balancer(&mut text, &serde_json::from_str(json).expect("readable")).expect("a String takes it");
         assert!(text.contains("serving: 0 open") && text.ends_with("10.0.0.9:80  0 open, 1 connected, 0 failed\n"), "{text}");
+    }
+
+    #[test]
+    fn backends_stand_in_columns() {
+        let up = BackendStatus { address: "10.0.0.9:80".into(), state: "up".into(), weight: 1, open: 12, ..Default::default() };
+        let why = Some("timed out".to_owned());
+        let down = BackendStatus { host: Some("b.lan".into()), state: "down".into(), backup: true, why, ..up.clone() };
+        let web = BalancerStatus { name: "web".into(), backends: vec![up, down], ..Default::default() };
+        let expected = "\
+BALANCER  BACKEND              STATE  WEIGHT  OPEN  NOTE
+web       10.0.0.9:80          up     1       12
+web       10.0.0.9:80 (b.lan)  down   1       12    backup, timed out
+";
+        assert_eq!(backends(&[web]), expected);
     }
 
     #[test]

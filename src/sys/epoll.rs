@@ -46,7 +46,12 @@ impl Event {
 /// How many events one [`Epoll::wait`] returns at most: with the time limit of a turn it bounds how long the executor waits.
 pub const BATCH: usize = 64;
 
-/// An epoll instance and its batch of events. Everything is registered once, edge-triggered, and never modified.
+/// What arriving bytes set. Each segment wakes who asks for one of them (sock_def_readable, net/core/sock.c).
+const ARRIVAL: EpollFlags = EpollFlags::EPOLLIN.union(EpollFlags::EPOLLPRI);
+const EVERYTHING: EpollFlags = ARRIVAL.union(EpollFlags::EPOLLOUT).union(EpollFlags::EPOLLRDHUP).union(EpollFlags::EPOLLET);
+
+/// An epoll instance and its batch of events. Everything is registered once, edge-triggered; only [`Epoll::mute`]
+/// ever modifies it.
 #[derive(Debug)]
 pub struct Epoll {
     inner: nix::sys::epoll::Epoll,
@@ -67,9 +72,17 @@ impl Epoll {
 
     /// Registers a connection's socket for everything. It leaves by being closed.
     pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
-        use EpollFlags as F;
-        let flags = F::EPOLLIN | F::EPOLLOUT | F::EPOLLRDHUP | F::EPOLLPRI | F::EPOLLET;
-        Ok(self.inner.add(fd, EpollEvent::new(flags, token))?)
+        Ok(self.inner.add(fd, EpollEvent::new(EVERYTHING, token))?)
+    }
+
+    /// Tells no more of bytes that arrive on a socket of [`Epoll::add`], urgent ones included; of ends and of room to send it does.
+    pub fn mute(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(self.inner.modify(fd, &mut EpollEvent::new(EVERYTHING.difference(ARRIVAL), token))?)
+    }
+
+    /// Ends [`Epoll::mute`]. What has arrived meanwhile is told like news.
+    pub fn unmute(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        Ok(self.inner.modify(fd, &mut EpollEvent::new(EVERYTHING, token))?)
     }
 
     /// Registers a listener or an eventfd: only "readable".
@@ -186,6 +199,28 @@ mod tests {
             assert!(bell.take(), "a ring that ended the sleep isn't lost");
             other.join().expect("ringer");
         }
+    }
+
+    #[test]
+    fn a_muted_socket_tells_of_its_end_and_afterwards_of_what_came_meanwhile() {
+        let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let mut epoll = Epoll::new().expect("epoll");
+        let next = |epoll: &mut Epoll| match epoll.wait(Some(Duration::ZERO)).expect("wait") {
+            0 => None,
+            _ => Some(epoll.event(0)),
+        };
+        epoll.add(&ours, 9).expect("add");
+        assert!(next(&mut epoll).is_some_and(|e| e.writable() && !e.readable()));
+        epoll.mute(&ours, 9).expect("mute");
+        next(&mut epoll); // the room that there is, told again
+        std::io::Write::write_all(&mut theirs, b"some").expect("write");
+        assert_eq!(next(&mut epoll), None);
+        epoll.unmute(&ours, 9).expect("unmute");
+        assert!(next(&mut epoll).is_some_and(|e| e.token == 9 && e.readable()));
+        epoll.mute(&ours, 9).expect("mute");
+        next(&mut epoll);
+        drop(theirs);
+        assert!(next(&mut epoll).is_some_and(|e| e.read_closed() && !e.readable()));
     }
 
     #[test]

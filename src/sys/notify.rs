@@ -130,7 +130,10 @@ impl AsFd for Relay {
 }
 
 fn is_own(line: &[u8]) -> bool {
-    matches!(line, b"READY=1" | b"STOPPING=1" | b"WATCHDOG=1") || line.starts_with(b"STATUS=")
+    let number = |text: &[u8]| !text.is_empty() && text.iter().all(u8::is_ascii_digit);
+    matches!(line, b"READY=1" | b"RELOADING=1" | b"STOPPING=1" | b"WATCHDOG=1")
+        || line.starts_with(b"STATUS=")
+        || line.strip_prefix(b"MONOTONIC_USEC=").is_some_and(number)
 }
 
 /// A path, or `@` and an abstract name.
@@ -179,8 +182,9 @@ mod tests {
         let limit = Some(Duration::from_secs(10));
         let (child, relay) = Manager::open(address, limit).and_then(Manager::relayed).expect("a pair");
         assert_eq!(child.watchdog(), limit);
-        let good = ["READY=1\nSTATUS=follower of n2", "STOPPING=1", "WATCHDOG=1"];
-        let bad = ["MAINPID=1", "READY=1\nMAINPID=1", "FDSTORE=1", "", "STATUS", "READY=10"];
+        let good = ["READY=1\nSTATUS=follower of n2", "STOPPING=1", "WATCHDOG=1", "RELOADING=1\nMONOTONIC_USEC=123456"];
+        let bad =
+            ["MONOTONIC_USEC=", "MONOTONIC_USEC=1x", "MAINPID=1", "READY=1\nMAINPID=1", "FDSTORE=1", "", "STATUS", "READY=10"];
         good.iter().chain(&bad).for_each(|lines| assert!(child.tell(lines)));
         let mut buffer = [0; 64];
         relay.pass(&mut buffer);

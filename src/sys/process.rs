@@ -49,6 +49,16 @@ pub fn kill_child(child: Pid) -> io::Result<()> {
     Ok(kill(child, Signal::SIGKILL)?)
 }
 
+/// Sends SIGHUP to a child that was not waited for yet.
+pub fn hang_up(child: Pid) -> io::Result<()> {
+    Ok(kill(child, Signal::SIGHUP)?)
+}
+
+/// Whether this process has a controlling terminal. One that went away is none any more (tty_ioctl(4), vhangup(2)).
+pub fn has_terminal() -> bool {
+    std::fs::File::open("/dev/tty").is_ok()
+}
+
 /// Locks all that is mapped now into memory, after touching the stack that the caller will need: for a small process that never grows.
 ///
 /// Not MCL_FUTURE: with a limit on locked memory, a later allocation would fail instead of being unlocked. Not MCL_ONFAULT either: it saves

@@ -5,8 +5,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// The signals that mean "stop": SIGTERM, SIGINT and SIGHUP (the terminal went away).
-pub const STOP: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
+/// The signals that a person or a service manager sends: SIGTERM and SIGINT mean "stop", SIGHUP "read the configuration again", or "stop"
+/// where it says that the terminal went away.
+pub const TOLD: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
 /// Blocks signals in this thread, and in every thread and process that it starts later.
 pub fn block(signals: &[Signal]) -> io::Result<()> {

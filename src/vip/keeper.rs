@@ -153,7 +153,7 @@ fn steady() {
     }
     if let Err(e) = process::run_first(process::priority::KEEPER) {
         log::info!(
-            "the keeper runs without real-time priority: {e}; on a busy machine it may act late (needs CAP_SYS_NICE or LimitRTPRIO={})",
+            "the keeper runs without real-time priority: {e}; on a busy machine it may act late (needs CAP_SYS_NICE or LimitRTPRIO={}; under systemd also RestrictRealtime=no)",
             process::priority::KEEPER
         );
     }

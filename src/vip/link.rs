@@ -102,7 +102,7 @@ impl KeeperLink {
     }
 
     /// Sends an order. Where the socket is full (the keeper doesn't read), the newest `Hold` or `LetGo` waits in one slot and goes out by
-    /// the next `send` or [`KeeperLink::next`]; a `Probe` is then dropped. A later end of the hold that the keeper has is no message: it
+    /// the next `send` or [`KeeperLink::next`]; a `Probe` or `Drain` is then dropped. A later end of the hold that the keeper has is no message: it
     /// looks for it in time. Err: the keeper is gone.
     pub fn send(&self, order: Order) -> io::Result<()> {
         match order {
@@ -116,12 +116,13 @@ impl KeeperLink {
                 self.renewals.clear(); // first: the keeper must not find a renewal after this order
                 self.held.set(None);
             }
-            Order::Probe => {}
+            Order::Probe | Order::Drain { .. } => {}
         }
-        if order == Order::Probe && self.pending.get().is_some() {
+        let may_wait = matches!(order, Order::Hold { .. } | Order::LetGo { .. });
+        if !may_wait && self.pending.get().is_some() {
             return Ok(());
         }
-        self.pending.set((order != Order::Probe).then_some(order));
+        self.pending.set(may_wait.then_some(order));
         match put(self.fd.get_ref(), &order.encode()) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(()),
             result => {

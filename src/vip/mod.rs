@@ -55,6 +55,11 @@ pub enum Order {
     },
     /// Ask the network three times, 1 s apart, who has the VIP; an answer comes as [`Report::Claimed`], silence as nothing.
     Probe,
+    /// From now on the daemon may take this much longer to end than handing over takes: in place of [`KeeperSpec::drain`].
+    Drain {
+        /// `drain` of a configuration that was reloaded.
+        time: Duration,
+    },
 }
 
 /// What the keeper tells the daemon.

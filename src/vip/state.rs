@@ -18,7 +18,7 @@ use super::rtnl::Change;
 use super::{GoneWhy, Order, RefusedWhy, Report, Task, VoteKey};
 use crate::sys::clock::Instant;
 use fencing::Fencing;
-use leaving::{KILL_TIME, Notices};
+use leaving::{KILL_TIME, MAX_DRAIN, Notices};
 use speaking::Claims;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -148,6 +148,7 @@ impl Machine {
         match input {
             Input::Order(Order::Hold { vote, until }) => self.order(vote, until, now),
             Input::Order(Order::LetGo { vote }) => self.let_go(vote, now),
+            Input::Order(Order::Drain { time }) => self.set.drain = time.min(MAX_DRAIN),
             Input::Order(Order::Probe) => self.probing = Some(Schedule::probe(now)),
             Input::Answer(errno) => self.answered(errno, now),
             Input::Dump { ours, foreign } => self.dumped(Seen { ours, foreign }, now),

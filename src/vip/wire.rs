@@ -45,6 +45,7 @@ impl Order {
             Order::Hold { vote, until } => pack(1, 0, 0, [vote.term, vote.node, until.as_nanos()]),
             Order::LetGo { vote } => pack(2, 0, 0, [vote.term, vote.node, 0]),
             Order::Probe => pack(3, 0, 0, [0; 3]),
+            Order::Drain { time } => pack(4, 0, 0, [nanos(time), 0, 0]),
         }
     }
 
@@ -55,6 +56,7 @@ impl Order {
             1 => Some(Order::Hold { vote: VoteKey { term, node }, until: Instant::from_nanos(until) }),
             2 => Some(Order::LetGo { vote: VoteKey { term, node } }),
             3 => Some(Order::Probe),
+            4 => Some(Order::Drain { time: Duration::from_nanos(term) }),
             _ => None,
         }
     }
@@ -121,9 +123,12 @@ mod tests {
 
     #[test]
     fn orders_read_back() {
-        for order in
-            [Order::Hold { vote: VOTE, until: Instant::from_nanos(u64::MAX) }, Order::LetGo { vote: VOTE }, Order::Probe]
-        {
+        for order in [
+            Order::Drain { time: TOOK },
+            Order::Hold { vote: VOTE, until: Instant::from_nanos(u64::MAX) },
+            Order::LetGo { vote: VOTE },
+            Order::Probe,
+        ] {
             assert_eq!(Order::decode(&order.encode()), Some(order));
         }
     }
@@ -153,7 +158,7 @@ mod tests {
         for tag in 0..=255 {
             for small in 0..=255 {
                 let p = pack(tag, small, -1, [u64::MAX; 3]);
-                assert_eq!(Order::decode(&p).is_some(), (1..=3).contains(&tag));
+                assert_eq!(Order::decode(&p).is_some(), (1..=4).contains(&tag));
                 assert!(Report::decode(&p).is_none() || (1..=9).contains(&tag));
             }
         }

@@ -121,3 +121,47 @@ fn two_thousand_connections_of_random_size_are_each_whole() {
     rig.until("all are closed", |s| s.open == 0 && s.accepted == 2000);
     assert_eq!(rig.counters().no_backend, 0);
 }
+
+/// While a reader is slow, the forwarder stops listening for more bytes from the other side. It has to hear of them again in time:
+/// of a last short piece, of urgent bytes between, of the end.
+#[test]
+fn after_a_slow_reader_nothing_goes_unheard() {
+    let (address, taken) = taker();
+    let rig = Rig::new(&[address]);
+    let bulk = Pattern::new(9).0;
+    for round in 0..6 {
+        let (c, s) = (rig.connect(), taken.recv_timeout(LONG).expect("connected"));
+        let (mut from, mut to) = if round % 2 == 0 { (c, s) } else { (s, c) };
+        let urgent_and_end = round % 3 == 0;
+        let expected = [&bulk.repeat(14)[..], b"!", &bulk[..70_000]].concat();
+        let (sent, rest) = expected.split_at(14 * bulk.len());
+        let before = rig.counters();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| {
+                sent.chunks(9000).for_each(|piece| from.write_all(piece).expect("write"));
+                if urgent_and_end {
+                    SockRef::from(&from).send_out_of_band(&rest[..1]).expect("send");
+                    from.write_all(&rest[1..]).expect("write");
+                    from.shutdown(Shutdown::Write).expect("shutdown");
+                }
+            });
+            let moved = |s: &kube_vip::status::BalancerStatus| s.bytes_in + s.bytes_out;
+            rig.until("much is on its way, and nobody reads", |s| moved(s) > moved(&before) + (1 << 20));
+            let mut got = vec![0; sent.len()];
+            to.read_exact(&mut got).expect("read");
+            assert!(got == sent, "round {round}");
+            writer.join().expect("the writer ends");
+        });
+        if !urgent_and_end {
+            for piece in [&rest[..1], &rest[1..4], &rest[4..]] {
+                from.write_all(piece).expect("write");
+                let mut got = vec![0; piece.len()];
+                to.read_exact(&mut got).expect("the forwarder hears of a short piece");
+                assert!(got == piece, "round {round}");
+            }
+            continue;
+        }
+        let (got, end) = read_out(&mut to);
+        assert!(got == rest && end == Ok(()), "round {round}: {} bytes, {end:?}", got.len());
+    }
+}

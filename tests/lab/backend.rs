@@ -3,7 +3,7 @@
 use super::Host;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 /// What a backend does with a connection.
@@ -23,6 +23,8 @@ pub enum Kind {
     Mute,
     /// Reads one byte, then resets the connection.
     Reset,
+    /// Answers one HTTP request with its name; `GET /healthz` with the status of [`Backend::set_health`], at first 200.
+    Web,
 }
 
 /// A running server. Dropping it closes the listener and every connection.
@@ -35,6 +37,9 @@ pub struct Backend {
 struct Shared {
     name: String,
     accepted: AtomicUsize,
+    /// What [`Kind::Web`] says of itself, and how often it was asked something else.
+    health: AtomicU16,
+    served: AtomicUsize,
     closing: AtomicBool,
     sums: Mutex<Vec<Sum>>,
     open: Mutex<Vec<Weak<TcpStream>>>,
@@ -50,7 +55,7 @@ impl Backend {
     pub fn start_on(host: &Host, ip: IpAddr, port: u16, kind: Kind) -> Backend {
         let listener = host.enter(|| TcpListener::bind((ip, port)).unwrap_or_else(|e| panic!("{ip}:{port}: {e}")));
         let address = listener.local_addr().expect("a bound socket has an address");
-        let shared = Arc::new(Shared { name: host.name().to_owned(), ..Shared::default() });
+        let shared = Arc::new(Shared { name: host.name().to_owned(), health: 200.into(), ..Shared::default() });
         let for_thread = shared.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming() {
@@ -81,6 +86,16 @@ impl Backend {
     /// How many connections came in.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// What [`Kind::Web`] answers to `GET /healthz` from now on.
+    pub fn set_health(&self, status: u16) {
+        self.shared.health.store(status, Ordering::SeqCst);
+    }
+
+    /// How many requests, those to `/healthz` not counted, [`Kind::Web`] got.
+    pub fn served(&self) -> usize {
+        self.shared.served.load(Ordering::SeqCst)
     }
 
     /// What [`Kind::Sum`] and [`Kind::EndFirst`] connections have read to their end.
@@ -126,7 +141,25 @@ fn serve(mut stream: &TcpStream, kind: Kind, shared: &Shared) -> std::io::Result
             stream.read_exact(&mut [0])?;
             socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO))
         }
+        Kind::Web => answer(stream, shared),
     }
+}
+
+fn answer(mut stream: &TcpStream, shared: &Shared) -> std::io::Result<()> {
+    let (mut request, mut byte) = (Vec::new(), [0]);
+    while !request.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte)?;
+        request.push(byte[0]);
+    }
+    let status = match request.starts_with(b"GET /healthz ") {
+        true => shared.health.load(Ordering::SeqCst),
+        false => {
+            shared.served.fetch_add(1, Ordering::SeqCst);
+            200
+        }
+    };
+    let (name, len) = (&shared.name, shared.name.len());
+    write!(stream, "HTTP/1.1 {status} x\r\nContent-Length: {len}\r\nConnection: close\r\n\r\n{name}")
 }
 
 /// Length and CRC-32 of a stream.

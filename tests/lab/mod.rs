@@ -12,6 +12,7 @@
 #![allow(dead_code, unused_imports)] // every test binary uses its own part of the lab
 
 pub mod backend;
+pub mod dns;
 pub mod kept;
 pub mod net;
 pub mod node;
@@ -20,6 +21,7 @@ pub mod packet;
 pub mod process;
 
 pub use backend::{Backend, Kind};
+pub use dns::Dns;
 pub use net::{Host, Lab};
 pub use node::{Cluster, Node, NodeConfig, STEADY};
 pub use observe::{ArpWatch, Capture, Prober};

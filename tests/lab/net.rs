@@ -40,6 +40,12 @@ impl Lab {
         Lab { hosts: Cell::new(0) }
     }
 
+    /// A host without the lab's bridge, interface and addresses: whoever makes it gives it its own.
+    pub fn apart(name: &str) -> Host {
+        sh(&format!("mkdir -p /run/netns; ip netns add {name}; ip -n {name} link set lo up"));
+        Host { inner: Arc::new(Inner { name: name.to_owned(), number: 0 }) }
+    }
+
     /// Plugs a new host in: 10.99.0.N/24, fd00:99::N/64 and MAC 02:99:00:00:00:N, N counting from 1.
     pub fn host(&self, name: &str) -> Host {
         let number = self.hosts.get() + 1;

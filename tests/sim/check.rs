@@ -181,7 +181,7 @@ impl Check {
                     hold.ended = true;
                 }
             }
-            Order::Probe => {}
+            Order::Probe | Order::Drain { .. } => {}
         }
     }
 

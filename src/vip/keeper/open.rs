@@ -4,7 +4,7 @@ use super::{Keeper, KeeperSpec};
 use crate::sys::ioctl::{Interface, Interfaces};
 use crate::sys::netlink::{EVENTS, Netlink};
 use crate::sys::packet::{Listener, Sender};
-use crate::sys::signal::{STOP, Signals};
+use crate::sys::signal::{Signals, TOLD};
 use crate::sys::timer::Timer;
 use crate::vip::fence::Fence;
 use crate::vip::host::{self, Host, OpenError, OpenErrorKind};
@@ -33,7 +33,7 @@ impl Keeper {
         let mut fence = Fence::open(spec.vip, &spec.interface);
         let fenced = fence.install();
         let other = |what: &'static str| move |e: io::Error| OpenError::tried(what, "nothing special", &e);
-        let [term, int, hup] = STOP;
+        let [term, int, hup] = TOLD;
         let signals = Signals::open(&[term, int, hup, Signal::SIGCHLD]).map_err(other("open a signalfd"))?;
         let timer = Timer::open().map_err(other("open a timerfd"))?;
         let teller = teller(spec);

@@ -251,11 +251,14 @@ impl Run {
 
     fn signals(&mut self) {
         while let Some(signal) = self.k.signals.next() {
-            if signal == Signal::SIGCHLD {
-                self.reap();
-            } else {
-                self.stopped = true;
-                self.input(Input::Stop);
+            match signal {
+                Signal::SIGCHLD => self.reap(),
+                // The configuration is the daemon's business; whether a terminal went away, too.
+                Signal::SIGHUP => drop(self.child.map(|c| process::hang_up(c.pid))),
+                _ => {
+                    self.stopped = true;
+                    self.input(Input::Stop);
+                }
             }
         }
     }

@@ -22,7 +22,7 @@ pub const fn lifetime_bound(hold: Duration) -> Duration {
     Duration::from_millis(lifetime_secs(hold) as u64 * 1000 + 1500)
 }
 
-/// What doesn't change while the keeper runs.
+/// What doesn't change while the keeper runs, save `drain`.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// The longest hold that an order may ask for.
@@ -66,7 +66,7 @@ pub enum Input {
     },
     /// Another host says it has the VIP.
     Claim(frames::Mac),
-    /// SIGTERM, SIGINT or SIGHUP.
+    /// SIGTERM or SIGINT.
     Stop,
     /// The daemon closed its end (it ends, or it crashed).
     DaemonClosed,

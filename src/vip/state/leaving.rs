@@ -9,6 +9,8 @@ use std::time::Duration;
 /// A datagram may be lost, and nothing says so: three are cheap.
 const OFFSETS: [Duration; 3] = [Duration::ZERO, Duration::from_millis(5), Duration::from_millis(25)];
 
+/// No daemon is waited for longer, whatever it says: the most that a configuration may name.
+pub(super) const MAX_DRAIN: Duration = Duration::from_secs(60);
 /// A killed daemon that is still not reaped after this counts as ended: the service manager ends what is left.
 pub(super) const KILL_TIME: Duration = Duration::from_secs(1);
 
