@@ -39,6 +39,8 @@ pub use single::hold_of;
 use smol::LocalExecutor;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 /// Runs the daemon until it is told to stop (true), or can't go on (false, with the reason in the log). `link` leads to the
@@ -101,6 +103,8 @@ struct Daemon {
     service: Rc<Service>,
     /// SIGHUP came.
     hung_up: Wake,
+    /// A thread reads the file: on a disk that hangs it may be an earlier reload's.
+    reading: Arc<AtomicBool>,
     /// This process was started in a terminal.
     terminal: bool,
     /// A command is under way.
@@ -144,6 +148,7 @@ impl Daemon {
             tracker,
             service,
             hung_up: Wake::default(),
+            reading: Arc::default(),
             terminal: process::has_terminal(),
             commanded: Cell::new(false),
             stopping: Cell::new(false),

@@ -105,7 +105,13 @@ fn dispatch(command: &Command) -> Exit {
 /// # Errors
 /// The exit code, after all problems were printed.
 pub fn load(file: &Path, overrides: &Overrides) -> Result<Config, Exit> {
-    config::load(file, overrides).map_err(|p| refuse(&p)).map(|(config, _)| config)
+    load_marked(file, overrides).map_err(|p| refuse(&p)).map(|(config, ..)| config)
+}
+
+/// [`config::load_marked`]; where the file has problems, also as of a node that was started with `-s`, for which it may be sound.
+fn load_marked(file: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>, u64), Problems> {
+    let alone = Overrides { single_node: true, ..*overrides };
+    config::load_marked(file, overrides).or_else(|problems| config::load_marked(file, &alone).map_err(|_| problems))
 }
 
 /// As [`load`], and holds it against this machine first: for `start`. The warnings are returned, to be logged.
