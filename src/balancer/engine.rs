@@ -133,11 +133,14 @@ impl Engine {
 
     /// How long the loop may sleep. Only connections, pipes in the pool and a paused accept need a sweep.
     fn timeout(&self) -> Option<Duration> {
-        if self.serve || !self.queue.is_empty() || !self.paused && self.listeners.iter().any(Listener::accepts) {
+        if self.serve || !self.queue.is_empty() {
             return Some(Duration::ZERO);
         }
         let sweep = !self.slab.is_empty() || self.paused || !self.bench.pipes.is_empty();
-        sweep.then(|| self.next_sweep.since(clock::now()))
+        let accept = self.listeners.iter().filter(|l| !self.paused && l.accepts());
+        let accept = accept.map(|l| l.door.opens(self.now).unwrap_or(self.now)).min();
+        let next = accept.into_iter().chain(sweep.then_some(self.next_sweep)).min()?;
+        Some(if next <= self.now { Duration::ZERO } else { next.since(clock::now()) })
     }
 
     fn note(&mut self, event: Event) {
@@ -264,6 +267,10 @@ impl Engine {
                 bytes_in: l.bytes[0],
                 bytes_out: l.bytes[1],
                 backends: l.pool.members().map(backend_status).collect(),
+                refused: l.door.refused,
+                over_client_limit: l.door.over_client_limit,
+                proxy_errors: l.door.proxy_errors,
+                rate_pauses: l.door.rate_pauses,
             }
         };
         self.order.iter().map(one).collect()

@@ -1,6 +1,7 @@
 //! One balancer's socket, members and counters; opening sockets, and saying what is in the way where one can't be.
 
 use super::Limits;
+use super::arrive::Door;
 use super::line::Line;
 use super::pool::Pool;
 use crate::config::Balancer;
@@ -34,6 +35,7 @@ pub struct Listener {
     /// Connections may be waiting.
     pub ready: bool,
     pub pool: Pool,
+    pub door: Door,
     /// Who waits for a place on one of them.
     pub line: Line,
     /// Places may be free for those who wait.
@@ -55,6 +57,7 @@ impl Listener {
     /// Without members yet.
     pub fn new(options: Balancer, address: SocketAddr, fd: OwnedFd) -> Self {
         Self {
+            door: Door::new(&options),
             options,
             address,
             fd: Some(fd),
@@ -97,6 +100,7 @@ impl Listener {
     /// Its backlog is empty, or was served long enough: one that leaves closes.
     pub fn drained(&mut self) {
         self.ready = false;
+        self.door.nobody();
         if self.life != Life::Open {
             self.fd = None;
             self.try_vacate();

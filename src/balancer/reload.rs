@@ -92,6 +92,7 @@ impl Engine {
     fn take_over(&mut self, slot: usize, balancer: Balancer) {
         let listener = &mut self.listeners[slot];
         (listener.options, listener.life) = (balancer, Life::Open);
+        listener.door.change(&listener.options);
         self.order.push(slot);
         self.merge(slot);
     }
