@@ -44,6 +44,8 @@ use smol::LocalExecutor;
 use std::cell::{Cell, RefCell};
 use std::os::unix::net::UnixListener;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use upgrade::{Program, Resumed};
 
@@ -166,6 +168,8 @@ struct Daemon {
     service: Rc<Service>,
     /// SIGHUP came.
     hung_up: Wake,
+    /// A thread reads the file: on a disk that hangs it may be an earlier reload's.
+    reading: Arc<AtomicBool>,
     /// This process was started in a terminal.
     terminal: bool,
     /// A command is under way.
@@ -213,6 +217,7 @@ impl Daemon {
             tracker,
             service,
             hung_up: Wake::default(),
+            reading: Arc::default(),
             terminal: process::has_terminal(),
             commanded: Cell::new(false),
             stopping: Cell::new(false),

@@ -91,6 +91,9 @@ fn a_dead_backend_leaves_and_comes_back_without_an_error_in_between() {
         assert_eq!(visits(&client, 20), seen(&[("b1", 10), ("b3", 10)]));
         assert_eq!(wait_state(&node, address, "down").failed, failed, "no client's connect was spent on it");
 
+        let (_, table, _) = node.tell(&["status"]);
+        assert!(table.contains("down [connect: Connection refused]"), "{table}");
+
         backends.push(Backend::start(&hosts[1], 80, Kind::Name));
         wait_state(&node, address, "up");
         assert_eq!(visits(&client, 9), seen(&[("b1", 3), ("b2", 3), ("b3", 3)]));
@@ -139,6 +142,78 @@ fn a_backend_that_fails_its_http_checks_leaves_and_no_client_notices() {
             stop.store(true, Ordering::SeqCst);
             assert!(visitor.join().expect("no client noticed") > 30);
         });
+    });
+}
+
+/// What reloads and orders change about the checks.
+#[test]
+fn who_is_in_maintenance_is_not_checked_and_a_reload_changes_the_checks() {
+    isolated("who_is_in_maintenance_is_not_checked_and_a_reload_changes_the_checks", || {
+        let lab = Lab::new();
+        let host = lab.host("n1");
+        let backends = ["b1", "b2"].map(|name| Backend::start(&lab.host(name), 8080, Kind::Web));
+        let node = single(&host, |c| web(c, &yaml(&backends), HTTP));
+        let [one, two] = &backends;
+        backends.iter().for_each(|b| drop(wait_state(&node, b.address(), "up")));
+        let tell = |words: &[&str]| {
+            let (ok, _, error) = node.tell(words);
+            assert!(ok, "{words:?}: {error}");
+        };
+        let address = two.address().to_string();
+        let rounds = |n: usize| {
+            let from = one.accepted();
+            wait_until("the other goes on being checked", secs(20), || one.accepted() >= from + n);
+        };
+        tell(&["backend", "disable", &address]);
+        rounds(1); // what was under way
+        let asked = two.accepted();
+        rounds(4);
+        assert_eq!(two.accepted(), asked, "nobody asks it");
+
+        two.set_health(503);
+        tell(&["backend", "enable", &address]);
+        assert_eq!(wait_state(&node, &address, "down").why.as_deref(), Some("status 503"));
+        tell(&["backend", "drain", &address]);
+        let asked = two.accepted();
+        wait_until("who drains is checked", secs(20), || two.accepted() > asked);
+        tell(&["backend", "enable", &address]);
+
+        // Another path is asked, which is answered well; then nobody asks any more.
+        let reload = |check: &str| {
+            let mut config = node.config.clone();
+            config.balancers.clear();
+            web(&mut config, &yaml(&backends), check);
+            std::fs::write(node.file(), config.yaml()).expect("the lab's directory is writable");
+            tell(&["reload"]);
+        };
+        reload(&HTTP.replace("/healthz", "/"));
+        wait_state(&node, &address, "up");
+        reload(HTTP);
+        wait_state(&node, &address, "down");
+        let served = two.served();
+        reload("tcp");
+        wait_state(&node, &address, "up");
+        assert_eq!(two.served(), served, "a connect is enough");
+    });
+}
+
+#[test]
+fn what_this_machine_is_short_of_speaks_against_no_backend() {
+    isolated("what_this_machine_is_short_of_speaks_against_no_backend", || {
+        let lab = Lab::new();
+        let host = lab.host("n1");
+        let backend = Backend::start(&lab.host("b1"), 8080, Kind::Web);
+        let node = single(&host, |c| web(c, &[backend.yaml()], HTTP));
+        wait_state(&node, backend.address(), "up");
+        let limit = |soft: u32| lab::sh(&format!("prlimit --pid {} --nofile={soft}:", node.daemon_pid()));
+        limit(3);
+        node.wait_for_log("can't check", secs(20));
+        never_within("a shortage counted as an answer", secs(2), || node.log().contains("is down").then(|| node.log()));
+        limit(1024);
+        let asked = backend.accepted();
+        wait_until("checks go on", secs(20), || backend.accepted() > asked + 2);
+        assert_eq!(wait_state(&node, backend.address(), "up").failed, 0);
+        assert!(!node.log().contains("is down") && node.log().matches("can't check").count() == 1, "{}", node.log());
     });
 }
 
@@ -198,6 +273,12 @@ fn a_name_gives_its_addresses_and_a_changed_answer_moves_the_connections() {
         dns.set(Some(&[two, three]));
         node.wait_for_log("api.lan is looked up again", secs(30));
         assert_eq!(node.log().matches("can't be looked up").count(), 1, "{}", node.log());
+
+        // The name of the service itself, as one might write it by mistake.
+        dns.set(Some(&[two, VIP4]));
+        node.wait_for_log("api.lan: 10.99.0.100 is left out, balancer web listens there itself", secs(20));
+        wait_until("the third has left", secs(10), || state_of(&node, backends[2].address()).is_none());
+        assert_eq!(visits(&client, 5), seen(&[("b2", 5)]));
     });
 }
 

@@ -5,7 +5,7 @@ use lab::backend::Kind;
 use lab::net::VIP4;
 use lab::node::{kube_vip, write_config};
 use lab::process::children;
-use lab::{Backend, Cluster, Host, Lab, Node, NodeConfig, STEADY, isolated, never_within, secs, wait_for, wait_until};
+use lab::{Backend, Cluster, Dns, Host, Lab, Node, NodeConfig, STEADY, isolated, never_within, secs, wait_for, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeMap;
@@ -187,6 +187,60 @@ fn a_reload_loses_no_connection() {
 }
 
 #[test]
+fn a_reload_that_names_hosts_in_place_of_addresses_loses_none_either() {
+    isolated("a_reload_that_names_hosts_in_place_of_addresses_loses_none_either", || {
+        let lab = Lab::new();
+        let server = lab.host("dns");
+        let _dns = Dns::start(&server, &["10.99.0.6".parse().expect("an address")]);
+        let rig = Rig::web(&lab);
+        assert_eq!(rig.address(2), "10.99.0.6:8080");
+        let stream = Stream::start(&rig.client);
+        wait_until("the first two are met", secs(20), || stream.count("b1") > 5 && stream.count("b2") > 5);
+        rig.write(|c, _, _| c.balancer("web", 80, true, &["{address: web.example, port: 8080}".into()]));
+        rig.told(&["reload"]);
+        let before = stream.count("b1") + stream.count("b2");
+        wait_until("the one that the name stands for is met", secs(20), || stream.count("b3") > 5);
+        assert!(stream.count("b1") + stream.count("b2") <= before + 1, "at most the one that was under way");
+        assert_eq!(stream.end(), [""; 0], "no client noticed");
+        assert!(rig.told(&["backend", "list"]).contains("10.99.0.6:8080 (web.example)"));
+    });
+}
+
+#[test]
+fn health_checks_follow_reloads_and_orders() {
+    isolated("health_checks_follow_reloads_and_orders", || {
+        let rig = Rig::web(&Lab::new());
+        let states = || {
+            let list: Vec<kube_vip::status::BalancerStatus> =
+                serde_json::from_str(&rig.told(&["backend", "list", "--json"])).expect("JSON");
+            list[0].backends.iter().map(|b| b.state.clone()).collect::<Vec<_>>()
+        };
+        let check = |port: u16| {
+            rig.write(|c, names, _| {
+                let check = format!("{{type: tcp, port: {port}, interval: 100ms, timeout: 100ms, rise: 1, fall: 1}}");
+                let backends = names[..2].join(", ");
+                c.balancers
+                    .push(format!("{{name: web, port: 80, bindToVip: true, healthCheck: {check}, backends: [{backends}]}}"));
+            });
+            rig.told(&["reload"])
+        };
+        assert!(check(1).contains("balancer web: healthCheck: none → tcp at port 1 each 100ms"));
+        wait_until("nobody answers there", secs(20), || states() == ["down", "down"]);
+        rig.told(&["backend", "disable", &rig.address(0)]);
+        assert_eq!(states(), ["maintenance", "down"]);
+        check(8080);
+        wait_until("the other is up again", secs(20), || states() == ["maintenance", "up"]);
+        rig.told(&["backend", "enable", &rig.address(0)]);
+        wait_until("both are up", secs(20), || states() == ["up", "up"]);
+        check(1);
+        wait_until("both are down", secs(20), || states() == ["down", "down"]);
+        rig.write(|c, names, _| c.balancer("web", 80, true, &names[..2]));
+        rig.told(&["reload"]);
+        wait_until("nobody checks any more", secs(20), || states() == ["up", "up"]);
+    });
+}
+
+#[test]
 fn a_file_that_cannot_be_put_in_place_changes_nothing_and_says_why() {
     isolated("a_file_that_cannot_be_put_in_place_changes_nothing_and_says_why", || {
         let rig = Rig::web(&Lab::new());
@@ -339,7 +393,7 @@ fn track_backends_follows_what_is_configured() {
         let (good, dead) = (backend.yaml(), backend.yaml().replace("8080", "8081"));
         let cluster = Cluster::start_with(&lab, 3, false, |c| {
             c.timing = STEADY.into();
-            c.balancer("web", 80, true, &[good.clone()]);
+            c.balancer("web", 80, true, std::slice::from_ref(&good));
         });
         let (leader, _) = cluster.wait_settled();
         let node = &cluster.nodes[leader];

@@ -1,7 +1,8 @@
 //! Taking connections in: from each listener a few per turn, and pausing where something is used up.
 
+use super::arrive::Arrival;
 use super::client::Client;
-use super::conn::{CONNECTING, Conn, End, ON_VIP};
+use super::conn::{ARRIVING, CONNECTING, Conn, End, ON_VIP};
 use super::engine::{Engine, is_due};
 use super::flow::Half;
 use super::listen::Life;
@@ -18,7 +19,7 @@ impl Engine {
     pub(super) fn accept_some(&mut self) {
         for i in 0..self.listeners.len() {
             for _ in 0..ACCEPTS {
-                if self.paused || !self.listeners[i].accepts() {
+                if self.paused || !self.listeners[i].accepts() || !self.listeners[i].door.is_open(self.now) {
                     break;
                 }
                 self.accept_one(i);
@@ -75,6 +76,11 @@ impl Engine {
     fn admit(&mut self, i: usize, client: OwnedFd, peer: SocketAddr) {
         let listener = &mut self.listeners[i];
         listener.accepted += 1;
+        let state = match listener.arrive(peer, self.now) {
+            Arrival::Refused => return tcp::reset(client),
+            Arrival::Client => CONNECTING | listener.door.counted(),
+            Arrival::Proxy => CONNECTING | ARRIVING,
+        };
         listener.open += 1;
         let came_to_vip = |client| tcp::local_address(client).is_some_and(|local| local.ip().to_canonical() == self.vip);
         // Where somebody else moves the VIP, nothing here ends with it.
@@ -86,12 +92,14 @@ impl Engine {
             tried: Tried::default(),
             touched: self.stamp(),
             peer: Client::from(peer),
+            to: None,
             listener: i as u16,
             target: NOWHERE,
-            state: if on_vip { CONNECTING | ON_VIP } else { CONNECTING },
+            state: if on_vip { state | ON_VIP } else { state },
         };
         let key = self.slab.insert(conn);
         match self.register(key, End::Client) {
+            Ok(()) if state & ARRIVING != 0 => {} // its header brings an event
             Ok(()) => self.dial(key),
             Err(e) => self.pause_and_reset(key, &format!("can't watch a connection: {e}")),
         }

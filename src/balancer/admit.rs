@@ -47,7 +47,8 @@ impl Admission {
         new
     }
 
-    /// Takes over a changed configuration. Who is in stays in, and counts if the limit per client was there before.
+    /// Takes over a changed configuration. Who is in stays in, and counts if the limit per client was there before; where it was
+    /// taken away and came back, a client may have some more than it says, until those from before have ended.
     pub fn change(&mut self, balancer: &Balancer) {
         self.allow.clone_from(&balancer.allow);
         self.deny.clone_from(&balancer.deny);
@@ -78,11 +79,6 @@ impl Admission {
     /// Whether who connects from `ip` is a proxy, and must say first who its client is.
     pub fn is_proxy(&self, ip: IpAddr) -> bool {
         is_in(&self.proxies, ip)
-    }
-
-    /// Whether anything here depends on the client's address.
-    pub fn asks_who(&self) -> bool {
-        self.clients.is_some() || !self.allow.is_empty() || !self.deny.is_empty() || !self.proxies.is_empty()
     }
 
     /// Whether connections per client are counted, so that each that [`Admission::enter`]ed must [`Admission::leave`].
@@ -176,13 +172,12 @@ mod tests {
             let answers = (a.serves(ip(client)), a.denies(ip(client)), a.is_proxy(ip(client)));
             assert_eq!(answers, (serves, denies, is_proxy), "{client}");
         }
-        assert!(a.asks_who());
     }
 
     #[test]
     fn without_lists_and_limits_everybody_is_served_and_nobody_counted() {
         let mut a = Admission::new(&balancer(|_| {}));
-        assert!(a.serves(ip("10.0.0.1")) && !a.is_proxy(ip("10.0.0.1")) && !a.asks_who() && !a.counts());
+        assert!(a.serves(ip("10.0.0.1")) && !a.is_proxy(ip("10.0.0.1")) && !a.counts());
         assert!((0..100_000).all(|_| a.enter(ip("10.0.0.1")) && a.wait(T0).is_none()));
         a.took(T0);
         a.leave(ip("10.0.0.1"));

@@ -4,6 +4,7 @@ use super::client::Client;
 use super::flow::{Bench, DEAD, EOF, FIN_SENT, Half, Step, pump};
 use super::pool::Tried;
 use crate::sys::tcp;
+use std::net::SocketAddr;
 
 /// Which end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +35,10 @@ pub const WAITING: u16 = 1 << 7;
 pub const WAITED: u16 = 1 << 8;
 /// The backend has answered, and no byte was read from either side since.
 pub const FRESH: u16 = 1 << 9;
+/// A proxy's, which has not said yet for whom it comes; CONNECTING too.
+pub const ARRIVING: u16 = 1 << 10;
+/// Connections of its client are counted, this one among them.
+pub const COUNTED: u16 = 1 << 11;
 
 /// One connection. Small, because there may be very many idle ones: see the size test below.
 #[derive(Debug)]
@@ -46,8 +51,10 @@ pub struct Conn {
     pub tried: Tried,
     /// When it last did something: ms since the forwarder began, wrapping.
     pub touched: u32,
-    /// Who the client is.
+    /// Who the client is, by the proxy's word where one brought it.
     pub peer: Client,
+    /// What the client connected to by the proxy's word, where backends are told.
+    pub to: Option<Box<SocketAddr>>,
     /// Number of its listener.
     pub listener: u16,
     /// The slot of the member on which it has a place (connecting or open); `pool::NOWHERE`: on none.
@@ -138,6 +145,6 @@ mod tests {
     #[test]
     fn an_idle_connection_is_small() {
         // 18 of them are the client's address, which policies, limits and PROXY headers ask for without a system call.
-        assert!(size_of::<Conn>() <= 88, "{} bytes", size_of::<Conn>());
+        assert!(size_of::<Conn>() <= 96, "{} bytes", size_of::<Conn>());
     }
 }

@@ -25,8 +25,6 @@ const TURN: Duration = Duration::from_millis(1);
 const TELL: Duration = Duration::from_secs(60);
 /// Timeouts are looked at this often, and accepting is resumed.
 pub const SWEEP: Duration = Duration::from_secs(1);
-/// Descriptors left for everything else: raft, control socket, files, standard streams, health checks.
-const SPARED_FDS: usize = 64 + super::health::AT_ONCE;
 
 /// Everything that the forwarder knows.
 #[derive(Debug)]
@@ -42,9 +40,11 @@ pub struct Engine {
     pub(super) random: Random,
     pub(super) bench: Bench,
     pub(super) limits: Limits,
+    /// Descriptors that this process may have.
+    pub(super) fds: usize,
     pub(super) max_connections: usize,
     /// As many as the limit of open files allows.
-    by_fds: usize,
+    pub(super) by_fds: usize,
     /// Kept back, so that a client that was accepted gets its backend's socket too.
     pub(super) spare: Option<OwnedFd>,
     pub(super) holding: bool,
@@ -74,8 +74,6 @@ impl Engine {
     /// Opens the listeners and the epoll instance.
     pub fn open(spec: Spec) -> Result<Self, OpenError> {
         let fds = tcp::raise_fd_limit().map_or(1024, |n| usize::try_from(n).unwrap_or(usize::MAX));
-        let spared = SPARED_FDS + 2 * spec.limits.pipes + spec.balancers.len();
-        let by_fds = (fds.saturating_sub(spared) / 2).clamp(16, 65536);
         let now = clock::now();
         let mut engine = Self {
             reactor: reactor::current()?,
@@ -86,8 +84,9 @@ impl Engine {
             hosts: Hosts::new(),
             random: Random::new(now.as_nanos()),
             bench: Bench::new(spec.limits.pipes),
-            max_connections: spec.limits.max_connections.unwrap_or(by_fds),
-            by_fds,
+            fds,
+            max_connections: 0,
+            by_fds: 0,
             limits: spec.limits,
             spare: None,
             holding: false,
@@ -110,6 +109,7 @@ impl Engine {
 
     /// See [`super::Control::limit_connections`].
     pub fn limit_connections(&mut self, most: Option<usize>) {
+        self.limits.max_connections = most;
         self.max_connections = most.unwrap_or(self.by_fds);
         self.paused = false; // looked at anew with the next client
     }
@@ -133,11 +133,14 @@ impl Engine {
 
     /// How long the loop may sleep. Only connections, pipes in the pool and a paused accept need a sweep.
     fn timeout(&self) -> Option<Duration> {
-        if self.serve || !self.queue.is_empty() || !self.paused && self.listeners.iter().any(Listener::accepts) {
+        if self.serve || !self.queue.is_empty() {
             return Some(Duration::ZERO);
         }
         let sweep = !self.slab.is_empty() || self.paused || !self.bench.pipes.is_empty();
-        sweep.then(|| self.next_sweep.since(clock::now()))
+        let accept = self.listeners.iter().filter(|l| !self.paused && l.accepts());
+        let accept = accept.map(|l| l.door.opens(self.now).unwrap_or(self.now)).min();
+        let next = accept.into_iter().chain(sweep.then_some(self.next_sweep)).min()?;
+        Some(if next <= self.now { Duration::ZERO } else { next.since(clock::now()) })
     }
 
     fn note(&mut self, event: Event) {
@@ -264,6 +267,10 @@ impl Engine {
                 bytes_in: l.bytes[0],
                 bytes_out: l.bytes[1],
                 backends: l.pool.members().map(backend_status).collect(),
+                refused: l.door.refused,
+                over_client_limit: l.door.over_client_limit,
+                proxy_errors: l.door.proxy_errors,
+                rate_pauses: l.door.rate_pauses,
             }
         };
         self.order.iter().map(one).collect()

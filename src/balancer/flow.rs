@@ -26,7 +26,7 @@ const CAREFUL: usize = 16 << 10;
 const THIN: usize = 16 << 10;
 
 /// Something can be read (or nobody has looked yet).
-const READABLE: u16 = 1;
+pub const READABLE: u16 = 1;
 /// There is room to send.
 pub const WRITABLE: u16 = 1 << 1;
 /// The kernel says that the peer sent FIN (or reset).
@@ -199,6 +199,12 @@ impl Half {
             self.broke();
         }
         sent
+    }
+
+    /// Bytes that go to the other end before any that come from this one, of which none was read yet.
+    pub fn hold(&mut self, bytes: &[u8]) {
+        let rest = || Held::Bytes(Box::new(Rest { bytes: bytes.into(), sent: 0 }));
+        self.held = if bytes.is_empty() { Held::Nothing } else { rest() };
     }
 
     /// Takes the socket away; a pipe goes back to the pool.

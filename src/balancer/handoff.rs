@@ -4,7 +4,7 @@
 //! client has got nothing yet, and nothing of it was read. What a listener's backlog holds is in the kernel and stays there.
 
 use super::client::Client;
-use super::conn::{CONNECTING, Conn, EXPIRED, End, ON_VIP, QUEUED, SETTLE, WAITING};
+use super::conn::{ARRIVING, CONNECTING, COUNTED, Conn, EXPIRED, End, ON_VIP, QUEUED, SETTLE, WAITING};
 use super::engine::Engine;
 use super::flow::{Half, KeptHalf};
 use super::listen::{Life, Listener};
@@ -47,6 +47,7 @@ struct KeptConn {
     backend: Option<(SocketAddr, KeptHalf)>,
     touched: u32,
     peer: SocketAddr,
+    to: Option<SocketAddr>,
     /// Its place among the listeners.
     listener: usize,
     state: u16,
@@ -78,7 +79,8 @@ impl Engine {
             let open = address.filter(|_| !conn.is(CONNECTING));
             let backend = open.and_then(|address| Some((address, conn.backend.keep(passed)?)));
             let state = conn.state & !(QUEUED | EXPIRED | SETTLE | WAITING);
-            conns.push(KeptConn { client, backend, touched: conn.touched, peer: conn.peer.address(), listener, state });
+            let (peer, to) = (conn.peer.address(), conn.to.as_deref().copied());
+            conns.push(KeptConn { client, backend, touched: conn.touched, peer, to, listener, state });
         }
         KeptForwarder { began: self.began, hosts: self.hosts.clone(), listeners, conns }
     }
@@ -143,15 +145,18 @@ impl Engine {
         };
         listener.open += 1;
         self.on_vip += u64::from(kept.state & ON_VIP != 0);
+        let peer = Client::from(kept.peer);
+        let counted = if kept.state & COUNTED == 0 { 0 } else { listener.door.let_in_again(&peer) };
         let key = self.slab.insert(Conn {
             client,
             backend,
             tried: Tried::default(),
             touched: kept.touched,
-            peer: Client::from(kept.peer),
+            peer,
+            to: kept.to.map(Box::new),
             listener: kept.listener as u16,
             target,
-            state: kept.state,
+            state: kept.state & !COUNTED | counted,
         });
         if let Err(e) = self.register(key, End::Client).and_then(|()| self.register(key, End::Backend)) {
             self.end(key, true);
@@ -162,7 +167,7 @@ impl Engine {
 
     /// Its turn: to dial where it had no backend yet, else to see what has come meanwhile.
     fn begin_again(&mut self, key: Key) {
-        match self.slab.get_mut(key).is_some_and(|conn| conn.is(CONNECTING)) {
+        match self.slab.get_mut(key).is_some_and(|conn| conn.is(CONNECTING) && !conn.is(ARRIVING)) {
             true => self.dial(key),
             false => self.enqueue(key),
         }

@@ -1,7 +1,10 @@
 //! The life of a connection in the engine: dial, its turns, timeouts, its end.
 
 use super::accept::is_local_shortage;
-use super::conn::{CONNECTING, Conn, DOOMED, EXPIRED, End, FRESH, ON_VIP, QUEUED, SETTLE, SETTLED, Verdict, WAITING};
+use super::arrive::HEADER_TIMEOUT;
+use super::conn::{
+    ARRIVING, CONNECTING, COUNTED, Conn, DOOMED, EXPIRED, End, FRESH, ON_VIP, QUEUED, SETTLE, SETTLED, Verdict, WAITING,
+};
 use super::engine::{Engine, SWEEP, tell, token};
 use super::flow::{DEAD, Half, WRITABLE};
 use super::listen::Listener;
@@ -115,6 +118,10 @@ impl Engine {
             }
         }
         match conn.is(CONNECTING) {
+            true if conn.is(ARRIVING) => {
+                self.run_arriving(key);
+                0
+            }
             true => self.run_connecting(key),
             false if conn.is(EXPIRED) => {
                 self.end(key, true);
@@ -152,8 +159,11 @@ impl Engine {
         let listener = &mut self.listeners[usize::from(conn.listener)];
         let change = listener.pool.connected(conn.target, self.now);
         tell(&listener.options.name, change);
+        let told = self.introduce(key);
         let moved = self.run_open(key);
-        if moved == 0
+        if told {
+            self.push(key);
+        } else if moved == 0
             && let Some(fd) = self.slab.get_mut(key).and_then(|conn| conn.backend.fd())
         {
             tcp::acknowledge_now(fd);
@@ -205,6 +215,9 @@ impl Engine {
         let Some(mut conn) = self.slab.remove(key) else { return };
         let listener = &mut self.listeners[usize::from(conn.listener)];
         listener.open -= 1;
+        if conn.is(COUNTED) {
+            listener.door.leave(&conn.peer);
+        }
         self.on_vip -= u64::from(conn.is(ON_VIP));
         if conn.target != NOWHERE {
             listener.pool.release(conn.target, conn.is(CONNECTING));
@@ -241,6 +254,7 @@ fn look(conn: &mut Conn, stamp: u32, listener: &Listener) -> bool {
     let timeouts = &listener.options.timeouts;
     let age = u128::from(stamp.wrapping_sub(conn.touched));
     let allowed = match conn.is(CONNECTING) {
+        true if conn.is(ARRIVING) => HEADER_TIMEOUT,
         true if conn.is(WAITING) => listener.options.queue_timeout,
         true => timeouts.connect,
         // A reader may take longer over what was already sent than a sender may be silent.

@@ -1,6 +1,7 @@
 //! One balancer's socket, members and counters; opening sockets, and saying what is in the way where one can't be.
 
 use super::Limits;
+use super::arrive::Door;
 use super::line::Line;
 use super::pool::Pool;
 use crate::config::Balancer;
@@ -34,6 +35,7 @@ pub struct Listener {
     /// Connections may be waiting.
     pub ready: bool,
     pub pool: Pool,
+    pub door: Door,
     /// Who waits for a place on one of them.
     pub line: Line,
     /// Places may be free for those who wait.
@@ -60,6 +62,7 @@ impl Listener {
     /// Without a socket.
     pub fn closed(options: Balancer, address: SocketAddr) -> Self {
         Self {
+            door: Door::new(&options),
             options,
             address,
             fd: None,
@@ -102,6 +105,7 @@ impl Listener {
     /// Its backlog is empty, or was served long enough: one that leaves closes.
     pub fn drained(&mut self) {
         self.ready = false;
+        self.door.nobody();
         if self.life != Life::Open {
             self.fd = None;
             self.try_vacate();

@@ -5,8 +5,9 @@
 //!                │ turn
 //!   listeners ─▶ engine.rs ─▶ pool/ (pure) ─▶ connect ─▶ conn.rs: client ⇄ backend
 //!  (listen.rs)   accept.rs    which member    life.rs     flow.rs: recv/send ⇄ splice (pipes.rs)
-//!                   ▲           ▲
-//!               reload.rs   checks, names, orders: control.rs
+//!                arrive.rs      ▲
+//!                   │           checks, names, orders: control.rs, reload.rs
+//!                   └── admit.rs (pure): who may come in; proxy/ (pure): for whom a proxy comes
 //! ```
 //!
 //! All connections are one future's worth of state, not a task each: a slab of small entries, a queue of those that have work,
@@ -14,8 +15,8 @@
 //! (64 turns or about 1 ms), so that a heartbeat never waits for data. Idle without connections it never wakes up by itself.
 
 mod accept;
-#[allow(dead_code)] // the engine doesn't ask yet
 mod admit;
+mod arrive;
 mod beside;
 mod client;
 mod conn;
@@ -29,7 +30,6 @@ mod line;
 mod listen;
 mod pipes;
 mod pool;
-#[allow(dead_code)] // the engine doesn't ask yet
 mod proxy;
 mod reload;
 pub mod resolve;

@@ -1,12 +1,17 @@
 //! What changes while running: the balancers themselves, the addresses of names, what checks find, what operators order.
 
+use super::Limits;
 use super::control::MemberView;
 use super::engine::{Engine, tell};
+use super::health;
 use super::listen::{self, Life, Listener, OpenError};
 use super::pool::{Merged, Order, State};
 use crate::config::{Balancer, Target};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+
+/// Descriptors left for everything else: raft, control socket, files, standard streams.
+const SPARED_FDS: usize = 64;
 
 /// A slot for a new listener, and its socket.
 type Opened = (usize, SocketAddr, OwnedFd);
@@ -20,6 +25,8 @@ impl Engine {
         let kept = listen::match_up(&old, &balancers);
         let opened = self.open_new(&balancers, &kept)?;
         // Nothing can fail from here on.
+        self.by_fds = by_fds(self.fds, &self.limits, &balancers);
+        self.max_connections = self.limits.max_connections.unwrap_or(self.by_fds);
         self.hosts.retain(|host, _| balancers.iter().any(|b| names_host(b, host)));
         for i in (0..self.listeners.len()).filter(|&i| !kept.contains(&Some(i))) {
             self.dismiss(i);
@@ -45,7 +52,7 @@ impl Engine {
             if kept.is_none() && !self.stopped {
                 match listen::open(balancer, self.vip, &self.limits) {
                     Ok((address, fd)) => opened = slots.next().map(|slot| (slot, address, fd)),
-                    Err(problem) => problems.push(problem),
+                    Err(problem) => problems.push(self.rebound(balancer).unwrap_or(problem)),
                 }
             }
             all.push(opened);
@@ -57,6 +64,17 @@ impl Engine {
             self.reactor.add_source(fd, *slot as u64)?; // those before leave the epoll instance by being closed
         }
         Ok(all)
+    }
+
+    /// What is in the way where this very process listens on the port already: its address changed, not the port.
+    fn rebound(&self, b: &Balancer) -> Option<String> {
+        let old = self.listeners.iter().find(|l| l.fd.is_some() && l.options.port == b.port && b.port != 0)?;
+        (old.options.bind_to_vip != b.bind_to_vip).then(|| {
+            let (name, port) = (&b.name, b.port);
+            format!(
+                "balancer {name}: bindToVip of port {port} can't change while running; restart kube-vip, or use another port"
+            )
+        })
     }
 
     /// Gives a new listener its slot.
@@ -74,6 +92,7 @@ impl Engine {
     fn take_over(&mut self, slot: usize, balancer: Balancer) {
         let listener = &mut self.listeners[slot];
         (listener.options, listener.life) = (balancer, Life::Open);
+        listener.door.change(&listener.options);
         self.order.push(slot);
         self.merge(slot);
     }
@@ -131,7 +150,8 @@ impl Engine {
         for i in 0..self.order.len() {
             let slot = self.order[i];
             let listener = &mut self.listeners[slot];
-            if listener.options.name == balancer {
+            // One whose checks were just taken out of the configuration has nobody who would bring it back.
+            if listener.options.name == balancer && listener.options.health_check.is_some() {
                 tell(balancer, listener.pool.health(address, up, why, self.now));
                 self.may_serve(slot);
             }
@@ -179,6 +199,13 @@ impl Engine {
         }
         format!("there is no backend {target}; there are: {}", listed(slots.iter().flat_map(of)))
     }
+}
+
+/// How many connections `fds` descriptors allow: two each, after what everything else needs.
+fn by_fds(fds: usize, limits: &Limits, balancers: &[Balancer]) -> usize {
+    let checks = if balancers.iter().any(|b| b.health_check.is_some()) { health::AT_ONCE } else { 0 };
+    let spared = SPARED_FDS + checks + 2 * limits.pipes + balancers.len();
+    (fds.saturating_sub(spared) / 2).clamp(16, 65536)
 }
 
 /// Whether a backend of `balancer` is this name.

@@ -76,6 +76,11 @@ impl Resolver {
         known.iter().for_each(|(host, addresses)| (self.shared.report)(host, addresses));
         let _ = self.wanted.try_send(()); // full: it will look anyway
     }
+
+    /// Whether an address of this name is known.
+    pub fn knows(&self, host: &str) -> bool {
+        self.shared.names.borrow().known().iter().any(|(name, _)| name == host)
+    }
 }
 
 impl fmt::Debug for Resolver {

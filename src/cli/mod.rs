@@ -122,10 +122,16 @@ fn dispatch(command: &Command) -> Exit {
 /// # Errors
 /// The exit code, after all problems were printed.
 pub fn load(file: &Path, overrides: &Overrides) -> Result<Config, Exit> {
-    load_all(file, overrides).map(|(config, _)| config)
+    load_marked(file, overrides).map_err(|p| refuse(&p)).map(|(config, ..)| config)
 }
 
-/// As [`load`], with the warnings.
+/// [`config::load_marked`]; where the file has problems, also as of a node that was started with `-s`, for which it may be sound.
+fn load_marked(file: &Path, overrides: &Overrides) -> Result<(Config, Vec<Warning>, u64), Problems> {
+    let alone = Overrides { single_node: true, ..*overrides };
+    config::load_marked(file, overrides).or_else(|problems| config::load_marked(file, &alone).map_err(|_| problems))
+}
+
+/// For a daemon that goes on as another program: with the warnings, and not held against this machine, where it runs already.
 ///
 /// # Errors
 /// As [`load`].

@@ -2,13 +2,13 @@
 
 use super::args::Reload;
 use super::{Exit, print, refuse, status};
-use crate::config::{self, Overrides};
+use crate::config::Overrides;
 use crate::status::question::Command;
 use crate::status::socket;
 
 /// Runs the command. A file with problems is refused here, with all of them, as by `check`.
 pub fn run(args: &Reload) -> Exit {
-    let (config, warnings, mark) = match config::load_marked(&args.config, &Overrides::default()) {
+    let (config, warnings, mark) = match super::load_marked(&args.config, &Overrides::default()) {
         Ok(loaded) => loaded,
         Err(problems) => return refuse(&problems),
     };

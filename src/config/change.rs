@@ -14,6 +14,8 @@ pub struct Changes {
     pub added: Vec<String>,
     /// Balancers that go.
     pub removed: Vec<String>,
+    /// Balancers that get another name: the old and the new one.
+    pub renamed: Vec<(String, String)>,
     /// Balancers that stay and differ: name, and each difference.
     pub changed: Vec<(String, Vec<String>)>,
     /// Keys at the top, each as `drain: 5s → 10s`.
@@ -41,9 +43,15 @@ pub fn between(old: &Config, new: &Config) -> Result<Changes, TakesRestart> {
         return Err(TakesRestart(fixed));
     }
     let mut changes = Changes { keys: keys(old, new), ..Changes::default() };
-    let before = by_name(&old.balancers);
+    let (before, after) = (by_name(&old.balancers), by_name(&new.balancers));
+    let mut gone: Vec<&Balancer> = old.balancers.iter().filter(|b| !after.contains_key(b.name.as_str())).collect();
     for balancer in &new.balancers {
-        match before.get(balancer.name.as_str()) {
+        let same = |b: &&Balancer| (b.port, b.bind_to_vip) == (balancer.port, balancer.bind_to_vip);
+        let known = before.get(balancer.name.as_str()).copied();
+        // Its socket stays, so it is the same one by another name.
+        let renamed = if known.is_none() { gone.iter().position(same).map(|at| gone.remove(at)) } else { None };
+        changes.renamed.extend(renamed.map(|b| (b.name.clone(), balancer.name.clone())));
+        match known.or(renamed) {
             None => changes.added.push(balancer.name.clone()),
             Some(before) => {
                 let differences = words::balancer(before, balancer);
@@ -53,9 +61,7 @@ pub fn between(old: &Config, new: &Config) -> Result<Changes, TakesRestart> {
             }
         }
     }
-    let after = by_name(&new.balancers);
-    let gone = old.balancers.iter().filter(|b| !after.contains_key(b.name.as_str()));
-    changes.removed = gone.map(|b| b.name.clone()).collect();
+    changes.removed = gone.into_iter().map(|b| b.name.clone()).collect();
     Ok(changes)
 }
 
@@ -137,10 +143,19 @@ impl fmt::Display for Changes {
         for (what, names) in [("added", &self.added), ("removed", &self.removed)] {
             parts.extend(names.iter().map(|name| format!("balancer {name} {what}")));
         }
-        parts.extend(self.changed.iter().map(|(name, list)| format!("balancer {name}: {}", list.join(", "))));
+        parts.extend(self.renamed.iter().map(|(old, new)| format!("balancer {old} is {new} now")));
+        parts.extend(self.changed.iter().map(|(name, list)| format!("balancer {name}: {}", few(list, ", "))));
         parts.extend(self.keys.iter().cloned());
-        if parts.is_empty() { f.write_str("nothing has changed") } else { f.write_str(&parts.join("; ")) }
+        if parts.is_empty() { f.write_str("nothing has changed") } else { f.write_str(&few(&parts, "; ")) }
     }
+}
+
+/// The first of many: a line of the log has an end.
+fn few(list: &[String], between: &str) -> String {
+    const SHOWN: usize = 20;
+    let more = list.len().saturating_sub(SHOWN);
+    let shown = list.iter().take(SHOWN).cloned().collect::<Vec<_>>().join(between);
+    if more > 0 { format!("{shown}{between}and {more} more") } else { shown }
 }
 
 impl fmt::Display for TakesRestart {
@@ -192,7 +207,9 @@ loadBalancers:
             ),
             ("vip: 10.0.0.9\n", "trackBackends: true\nvip: 10.0.0.9\n", "trackBackends: false → true"),
             ("vip: 10.0.0.9\n", "startAsLeader: true\nvip: 10.0.0.9\n", "startAsLeader: false → true"),
-            ("name: db,", "name: sql,", "balancer sql added; balancer db removed"),
+            ("name: db,", "name: sql,", "balancer db is sql now"),
+            ("name: db, port: 81,", "name: sql, queue: 0, port: 81,", "balancer db is sql now; balancer sql: queue: 1000 → 0"),
+            ("name: db, port: 81,", "name: sql, port: 82,", "balancer sql added; balancer db removed"),
             ("port: 81,", "port: 82,", "balancer db: port: 81 → 82"),
             ("port: 81, bindToVip: true,", "port: 81,", "balancer db: bindToVip: true → false"),
             (
@@ -277,6 +294,19 @@ loadBalancers:
         }
         let both = FILE.replace("vip: 10.0.0.9", "vip: 10.0.0.10").replace("name: db", "name: sql");
         assert!(between(&config(FILE), &config(&both)).is_err(), "all or nothing");
+    }
+
+    #[test]
+    fn names_that_change_places_are_no_new_names() {
+        let swapped = FILE.replace("name: web", "name: x").replace("name: db", "name: web").replace("name: x", "name: db");
+        let told = between(&config(FILE), &config(&swapped)).expect("it may change").to_string();
+        assert!(told.contains("balancer web: port: 80 → 81") && told.contains("balancer db: port: 81 → 80"), "{told}");
+    }
+
+    #[test]
+    fn a_line_has_an_end() {
+        let list: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+        assert!(few(&list, "; ").ends_with("; 19; and 80 more") && few(&list[..20], "; ").ends_with("; 19"));
     }
 
     #[test]

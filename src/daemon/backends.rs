@@ -7,7 +7,7 @@
 use crate::balancer::health::Watch;
 use crate::balancer::resolve::{self, Resolver};
 use crate::balancer::{Beside, Control};
-use crate::cluster::runtime;
+use crate::cluster::runtime::{self, now};
 use crate::config::{Balancer, Config, Target};
 use log::warn;
 use smol::LocalExecutor;
@@ -16,6 +16,12 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// So long a reload waits for the addresses of new names.
+const AHEAD: Duration = Duration::from_secs(2);
+/// How often it looks for them.
+const LOOK: Duration = Duration::from_millis(5);
 
 /// Health checks and look-ups, on every node, whoever leads. Dropping it ends them.
 #[derive(Debug)]
@@ -37,14 +43,32 @@ impl Backends {
         let watch = Rc::new(Watch::new(beside.clone(), Box::new(report)));
         let circles = Rc::<RefCell<Circles>>::default();
         let (told, watched, left_out) = (control.clone(), watch.clone(), circles.clone());
+        let warned = RefCell::default();
         let found = move |host: &str, addresses: &[IpAddr]| {
-            told.resolved(host, &left_out.borrow().leave_out(host, addresses));
+            let (good, own) = left_out.borrow().sort_out(host, addresses);
+            tell(host, own, &mut warned.borrow_mut());
+            told.resolved(host, &good);
             watched.reconcile(told.members());
         };
         let resolver = Resolver::new(beside, Arc::new(resolve::system), Box::new(found));
         let backends = Self { control, watch, resolver, circles };
         backends.configured(config);
         backends
+    }
+
+    /// To be awaited before [`Control::apply`]: names that are new have their addresses by then, so that no balancer is without a backend
+    /// meanwhile. Those without an answer so far are not waited for any longer than [`AHEAD`].
+    pub async fn look_ahead(&self, old: &Config, new: &Config) {
+        let (before, after) = (hosts(&old.balancers), hosts(&new.balancers));
+        let fresh: Vec<&String> = after.difference(&before).collect();
+        if fresh.is_empty() {
+            return;
+        }
+        self.resolver.want(&before.union(&after).cloned().collect(), new.resolve_interval);
+        let until = now() + AHEAD;
+        while now() < until && !fresh.iter().all(|host| self.resolver.knows(host)) {
+            runtime::sleep(LOOK).await;
+        }
     }
 
     /// To be called after each [`Control::apply`], with what was applied.
@@ -92,15 +116,21 @@ impl Circles {
         self.names.iter().find(|(name, _, on_vip)| name == host && there(*on_vip)).map(|(_, balancer, _)| &**balancer)
     }
 
-    fn leave_out(&self, host: &str, addresses: &[IpAddr]) -> Vec<IpAddr> {
-        let good = |ip: &IpAddr| match self.listens(host, *ip) {
-            Some(balancer) => {
-                warn!("{host}: {ip} is left out, balancer {balancer} listens there itself: connections would run in a circle");
-                false
-            }
-            None => true,
-        };
-        addresses.iter().copied().filter(good).collect()
+    /// The good ones, and those that are left out, each with the balancer that listens there.
+    fn sort_out(&self, host: &str, addresses: &[IpAddr]) -> (Vec<IpAddr>, Vec<(IpAddr, String)>) {
+        let listens = |ip: &IpAddr| self.listens(host, *ip);
+        let good = addresses.iter().copied().filter(|ip| listens(ip).is_none()).collect();
+        let own = addresses.iter().filter_map(|ip| Some((*ip, listens(ip)?.to_string()))).collect();
+        (good, own)
+    }
+}
+
+/// Warns of those that are left out, of each once.
+fn tell(host: &str, own: Vec<(IpAddr, String)>, warned: &mut BTreeSet<(String, IpAddr)>) {
+    for (ip, balancer) in own {
+        if warned.insert((host.to_string(), ip)) {
+            warn!("{host}: {ip} is left out, balancer {balancer} listens there itself: connections would run in a circle");
+        }
     }
 }
 
@@ -144,9 +174,10 @@ mod tests {
             nodes: vec![ip("10.0.0.1")],
             names: vec![name("www.lan", "web", true), name("all.lan", "all", false)],
         };
-        let left = |host| circles.leave_out(host, &["10.0.0.1", "10.0.0.9", "10.0.0.100", "::1"].map(ip));
+        let left = |host| circles.sort_out(host, &["10.0.0.1", "10.0.0.9", "10.0.0.100", "::1"].map(ip)).0;
         assert_eq!(left("www.lan"), ["10.0.0.1", "10.0.0.9", "::1"].map(ip));
         assert_eq!(left("all.lan"), [ip("10.0.0.9")]);
         assert_eq!(left("other.lan").len(), 4, "its port is another");
+        assert_eq!(circles.sort_out("www.lan", &[ip("10.0.0.100")]).1, [(ip("10.0.0.100"), "web".to_string())]);
     }
 }

@@ -79,7 +79,7 @@ impl Daemon {
             Share::Weight(weight) => Order::Weight(weight),
         };
         let done = self.control.order(balancer.as_deref(), target, order)?;
-        self.applied();
+        self.backends.applied();
         Ok(done)
     }
 

@@ -5,6 +5,7 @@ use super::commands::Turn;
 use super::reach::Tracker;
 use crate::cluster::runtime;
 use crate::config::{self, Config, Overrides, Problems, Warning, change};
+use crate::status::socket;
 use crate::vip::Order;
 use log::{error, info, warn};
 use nix::unistd::{getegid, geteuid};
@@ -13,6 +14,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often SIGHUP looks whether the command before it is done.
@@ -36,7 +38,10 @@ impl Daemon {
             if self.stopping.get() {
                 return;
             }
-            match self.reload(None).await {
+            let limit = socket::limit(self.config.timing.lease);
+            let late =
+                || Err(format!("nothing has changed: {} is not read within {} s", self.config.file.display(), limit.as_secs()));
+            match runtime::timeout(limit, self.reload(None)).await.unwrap_or_else(|_| late()) {
                 Ok(text) => info!("{text}"),
                 Err(why) => error!("{}", one_line(&why)),
             }
@@ -51,15 +56,31 @@ impl Daemon {
         let _told = self.service.reloading();
         let running = self.running.borrow().clone();
         let file = running.file.display();
-        let (path, overrides) = (running.file.clone(), running.overrides);
-        let read = runtime::unblock(move || read(&path, &overrides)).await;
-        let loaded = read.unwrap_or_else(|lost| Err(format!("can't read {file}: {lost}")));
+        let (path, overrides, reading) = (running.file.clone(), running.overrides, self.reading.clone());
+        if reading.swap(true, Ordering::Relaxed) {
+            // Votes go to the disk by way of the same few threads: not all of them may wait for a file.
+            return Err(format!("nothing has changed: an earlier reload still waits for the disk of {file}"));
+        }
+        let read = runtime::unblock(move || {
+            let read = read(&path, &overrides);
+            reading.store(false, Ordering::Relaxed);
+            read
+        })
+        .await;
+        let loaded = read.unwrap_or_else(|lost| {
+            self.reading.store(false, Ordering::Relaxed);
+            Err(format!("can't read {file}: {lost}"))
+        });
         let (new, warnings, mark) = loaded.map_err(|why| format!("nothing has changed: {why}"))?;
         if checked.is_some_and(|checked| checked != mark) {
             return Err(format!("nothing has changed: {}", other_text(&running.file)));
         }
         let changes = change::between(&running, &new).map_err(|e| format!("nothing has changed: {file}: {e}"))?;
-        self.put_in_place(&running, new).map_err(|why| format!("nothing has changed: {file}: {why}"))?;
+        self.backends.look_ahead(&running, &new).await;
+        if let Err(why) = self.put_in_place(&running, new) {
+            self.backends.configured(&running);
+            return Err(format!("nothing has changed: {file}: {why}"));
+        }
         warnings.iter().for_each(|warning| warn!("{warning}"));
         Ok(if changes.is_empty() { format!("{file}: nothing has changed") } else { format!("{file} is in place: {changes}") })
     }
@@ -71,12 +92,12 @@ impl Daemon {
         }
         self.control.limit_connections(super::most_connections(&new));
         let tracked = old.track_backends != new.track_backends;
+        self.backends.configured(&new);
         *self.running.borrow_mut() = Rc::new(new);
         self.tell_drain();
         if tracked {
             self.track();
         }
-        self.applied();
         Ok(())
     }
 
@@ -100,11 +121,6 @@ impl Daemon {
             old.stop(cluster);
         }
         *tracker = Tracker::start(&running, &self.control, self.cluster.as_ref());
-    }
-
-    /// After each change of the balancers or of what a backend gets: who checks backends and looks their names up must know.
-    pub(super) fn applied(&self) {
-        self.backends.configured(&self.running.borrow());
     }
 }
 

@@ -101,6 +101,14 @@ pub struct BalancerStatus {
     pub queue_timeouts: u64,
     /// How often accepting was paused because its `maxConnections` were open.
     pub limit_pauses: u64,
+    /// Connections reset because `allow` or `deny` refuses their client.
+    pub refused: u64,
+    /// Connections reset because their client had `maxConnectionsPerClient` open.
+    pub over_client_limit: u64,
+    /// Connections of proxies reset because no valid PROXY protocol header came.
+    pub proxy_errors: u64,
+    /// How often clients had to wait for `acceptRate`.
+    pub rate_pauses: u64,
     /// Bytes from clients to backends.
     pub bytes_in: u64,
     /// Bytes from backends to clients.

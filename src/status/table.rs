@@ -90,8 +90,16 @@ fn write_balancer(out: &mut String, b: &BalancerStatus) -> std::fmt::Result {
         let (full, late) = (b.queue_full, b.queue_timeouts);
         writeln!(out, "  queue   {} waiting, {full} reset because it was full, {late} after its timeout", b.queued)?;
     }
-    if b.limit_pauses > 0 {
-        writeln!(out, "  limit   maxConnections reached {} times", b.limit_pauses)?;
+    for (n, what) in [
+        (b.limit_pauses, "times at maxConnections"),
+        (b.refused, "refused by allow or deny"),
+        (b.over_client_limit, "over maxConnectionsPerClient"),
+        (b.proxy_errors, "without a valid PROXY header"),
+        (b.rate_pauses, "waits for acceptRate"),
+    ] {
+        if n > 0 {
+            writeln!(out, "  limit   {n} {what}")?;
+        }
     }
     b.backends.iter().try_for_each(|backend| write_backend(out, backend))
 }
@@ -239,11 +247,24 @@ peer      b  10.0.0.2:10000  heard 12 ms ago, can't hold the VIP
 peer      c  10.0.0.3:10000  never heard  [refused]
 balancer  web  10.0.0.100:80  serving, roundRobin: 2 open, 9 accepted, 0 without backend, 512 B in, 3.0 MiB out
   queue   3 waiting, 0 reset because it was full, 1 after its timeout
-  limit   maxConnections reached 2 times
+  limit   2 times at maxConnections
   backend 10.0.0.9:80  up: 2 open, 9 connected, 1 failed
   backend 10.0.0.8:80 (app.example)  down [status 500], weight 3, backup: 0 open, 0 connected, 0 failed
 ";
         assert_eq!(render(&s), expected);
+    }
+
+    #[test]
+    fn limits_are_told_of_where_they_were_met() {
+        let b = BalancerStatus { refused: 3, proxy_errors: 1, rate_pauses: 7, ..Default::default() };
+        let text = render(&Snapshot { balancers: vec![b], ..Snapshot::default() });
+        let limits: Vec<&str> = text.lines().filter(|l| l.starts_with("  limit ")).collect();
+        let expected = [
+            "  limit   3 refused by allow or deny",
+            "  limit   1 without a valid PROXY header",
+            "  limit   7 waits for acceptRate",
+        ];
+        assert_eq!(limits, expected);
     }
 
     #[test]

@@ -205,7 +205,7 @@ mod tests {
     fn a_muted_socket_tells_of_its_end_and_afterwards_of_what_came_meanwhile() {
         let (ours, mut theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let mut epoll = Epoll::new().expect("epoll");
-        let mut next = |epoll: &mut Epoll| match epoll.wait(Some(Duration::ZERO)).expect("wait") {
+        let next = |epoll: &mut Epoll| match epoll.wait(Some(Duration::ZERO)).expect("wait") {
             0 => None,
             _ => Some(epoll.event(0)),
         };

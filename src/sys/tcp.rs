@@ -75,6 +75,11 @@ pub fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
     }
 }
 
+/// Sends what is kept back for more to follow (setting TCP_NODELAY does, also where it was set: tcp(7)).
+pub fn push(fd: impl AsFd) {
+    let _ = SockRef::from(&fd).set_tcp_nodelay(true);
+}
+
 /// Sends an acknowledgement that is being held back.
 pub fn acknowledge_now(fd: impl AsFd) {
     let _ = SockRef::from(&fd).set_tcp_quickack(true);
@@ -92,8 +97,12 @@ pub fn take_error(fd: impl AsFd) -> Option<io::Error> {
 
 /// Receives up to `buf.len()` bytes; 0 is a FIN.
 pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    recv_with(fd, buf, MsgFlags::empty())
+}
+
+fn recv_with(fd: BorrowedFd<'_>, buf: &mut [u8], flags: MsgFlags) -> io::Result<usize> {
     loop {
-        match nix::sys::socket::recv(fd.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT) {
+        match nix::sys::socket::recv(fd.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT | flags) {
             Err(Errno::EINTR) => {}
             other => return Ok(other?),
         }
@@ -103,13 +112,18 @@ pub fn recv(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
 /// How many bytes wait to be read, at most 1: 0 is a FIN. `None`: none yet, or the connection is broken. Takes nothing but the
 /// error of one that is broken.
 pub fn peek(fd: BorrowedFd<'_>) -> Option<usize> {
-    nix::sys::socket::recv(fd.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT).ok()
+    peek_into(fd, &mut [0]).ok()
 }
 
-/// Sends up to `buf.len()` bytes. `fin_follows` (MSG_MORE): the kernel may keep the last segment back, because the caller shuts
-/// the direction down right after.
-pub fn send(fd: BorrowedFd<'_>, buf: &[u8], fin_follows: bool) -> io::Result<usize> {
-    let more = if fin_follows { MsgFlags::from_bits_retain(libc::MSG_MORE) } else { MsgFlags::empty() };
+/// As [`recv`], but what is returned stays to be received again.
+pub fn peek_into(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<usize> {
+    recv_with(fd, buf, MsgFlags::MSG_PEEK)
+}
+
+/// Sends up to `buf.len()` bytes. `more` (MSG_MORE): the kernel may keep the last segment back, because the caller sends more,
+/// shuts the direction down or calls [`push`] right after.
+pub fn send(fd: BorrowedFd<'_>, buf: &[u8], more: bool) -> io::Result<usize> {
+    let more = if more { MsgFlags::from_bits_retain(libc::MSG_MORE) } else { MsgFlags::empty() };
     loop {
         match nix::sys::socket::send(fd.as_raw_fd(), buf, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL | more) {
             Err(Errno::EINTR) => {}

@@ -16,7 +16,7 @@ fn said(rig: &Rig) -> String {
 }
 
 fn with(backends: Vec<Backend>) -> Balancer {
-    Balancer::new("b".into(), 0, false, backends)
+    Balancer { health_check: Some(check()), ..Balancer::new("b".into(), 0, false, backends) }
 }
 
 #[test]

@@ -10,7 +10,7 @@ fn capped(address: SocketAddr, cap: u32) -> Backend {
 }
 
 fn one(backends: Vec<Backend>) -> Balancer {
-    Balancer { queue_timeout: LONG, ..Balancer::new("b".into(), 0, false, backends) }
+    Balancer { queue_timeout: LONG, health_check: Some(check()), ..Balancer::new("b".into(), 0, false, backends) }
 }
 
 /// Connects and says `i`; waits until the forwarder knows it.

@@ -1,7 +1,7 @@
 //! What changes while connections are open.
 use super::rig::*;
 use kube_vip::balancer::Order;
-use kube_vip::config::{Ask, Backend, Balancer, HealthCheck, Target};
+use kube_vip::config::{Backend, Balancer, Target};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
@@ -72,6 +72,16 @@ fn a_reload_that_cannot_open_all_changes_nothing() {
 }
 
 #[test]
+fn a_port_that_only_changes_its_address_needs_a_restart() {
+    let port = free_port();
+    let rig = Rig::with(spec(vec![balancer(port, false, &[backend(echo)])]));
+    let problem = rig.ask(move |c| c.apply(vec![balancer(port, true, &[nobody()])]).map_err(|e| e.to_string()));
+    let problem = problem.expect_err("the wildcard has the port");
+    assert!(problem.contains(&format!("bindToVip of port {port} can't change while running")), "{problem}");
+    echoes(&mut rig.connect());
+}
+
+#[test]
 fn the_backlog_of_a_removed_listener_is_served() {
     let rig = Rig::new(&[backend(echo)]);
     let mut old = rig.connect();
@@ -138,18 +148,10 @@ fn an_order_that_names_nothing_says_what_there_is() {
 
 #[test]
 fn names_bring_members_and_take_them_away() {
-    let check = HealthCheck {
-        ask: Ask::Tcp,
-        port: None,
-        interval: Duration::from_secs(2),
-        timeout: Duration::from_secs(1),
-        rise: 2,
-        fall: 3,
-    };
     let server = backend(echo);
     let target = Target::Name { host: "app.example".into(), port: server.port() };
     let named = Backend { target: target.clone(), ..server.into() };
-    let config = Balancer { health_check: Some(check.clone()), ..Balancer::new("web".into(), 0, false, vec![named]) };
+    let config = Balancer { health_check: Some(check()), ..Balancer::new("web".into(), 0, false, vec![named]) };
     let rig = Rig::with(spec(vec![config.clone()]));
     assert_eq!(read_out(&mut rig.connect()).1, Err(ErrorKind::ConnectionReset), "no address yet");
     rig.ask(move |c| c.resolved("app.example", &[server.ip()]));
@@ -158,7 +160,7 @@ fn names_bring_members_and_take_them_away() {
     let members = rig.ask(|c| c.members());
     assert_eq!(members.len(), 1);
     let view = &members[0];
-    assert_eq!((view.balancer.as_str(), view.address, &view.target, &view.check), ("web", server, &target, &Some(check)));
+    assert_eq!((view.balancer.as_str(), view.address, &view.target, &view.check), ("web", server, &target, &Some(check())));
     rig.ask(|c| c.order(None, "app.example", Order::Disable)).expect("it is known");
     assert_eq!(rig.ask(|c| c.members()), [], "nobody checks it in maintenance");
     rig.ask(move |c| c.apply(vec![config])).expect("nothing to open");
@@ -171,4 +173,44 @@ fn names_bring_members_and_take_them_away() {
     let host = Some("app.example".to_string());
     assert_eq!(listed, [(other.to_string(), host.clone(), 0), (server.to_string(), host, 1)]);
     echoes(&mut c);
+}
+
+#[test]
+fn whatever_changes_meanwhile_everybody_is_served_and_counted() {
+    let backends = [backend(echo), backend(echo), backend(echo)];
+    let capped = move |i: usize, weight| Backend { max_connections: Some(2), weight, ..backends[i].into() };
+    let config = move |backends| Balancer {
+        health_check: Some(check()),
+        queue_timeout: LONG,
+        ..Balancer::new("b".into(), 0, false, backends)
+    };
+    let all = move || config(vec![capped(0, 1), capped(1, 3), capped(2, 1)]);
+    let rig = Rig::with(spec(vec![all()]));
+    let pattern = Pattern::new(3);
+    let left = std::sync::atomic::AtomicUsize::new(400);
+    std::thread::scope(|scope| {
+        for _ in 0..16 {
+            scope.spawn(|| {
+                let next = || left.fetch_sub(1, std::sync::atomic::Ordering::SeqCst) as isize > 0;
+                while next() {
+                    one_echo(&pattern, rig.connect(), 7, 5000);
+                }
+            });
+        }
+        // Backend 1 always stays, the others come and go in all ways.
+        let busy = || (left.load(std::sync::atomic::Ordering::SeqCst) as isize) > 0;
+        for round in (0..5).cycle().take_while(|_| busy()) {
+            rig.ask(move |c| match round {
+                0 => c.health("b", backends[0], false, "status 500"),
+                1 => c.apply(vec![config(vec![capped(1, 2), capped(2, 1)])]).expect("nothing to open"),
+                2 => drop(c.order(None, &backends[2].to_string(), Order::Drain)),
+                3 => c.apply(vec![all()]).expect("nothing to open"),
+                _ => drop((c.order(None, &backends[2].to_string(), Order::Enable), c.health("b", backends[0], true, "200"))),
+            });
+        }
+    });
+    rig.until("all have ended", |s| s.open == 0 && s.queued == 0);
+    let s = rig.counters();
+    assert_eq!((s.accepted, s.no_backend, s.queue_full, s.queue_timeouts), (400, 0, 0, 0));
+    assert!(s.backends.iter().all(|b| b.open == 0), "{s:?}");
 }

@@ -1,6 +1,6 @@
 //! A forwarder in a thread of its own, and peers for it.
 use kube_vip::balancer::{Control, Forwarder, Limits, Spec, block_on};
-use kube_vip::config::Balancer;
+use kube_vip::config::{Balancer, HealthCheck};
 use kube_vip::status::BalancerStatus;
 use socket2::SockRef;
 use std::io::{ErrorKind, Read, Write};
@@ -25,6 +25,12 @@ pub struct Rig {
 
 pub fn balancer(port: u16, bind_to_vip: bool, backends: &[SocketAddr]) -> Balancer {
     Balancer::new(format!("b{port}"), port, bind_to_vip, backends.iter().map(|&b| b.into()).collect())
+}
+
+/// A check that the test itself plays: nobody asks.
+pub fn check() -> HealthCheck {
+    let (interval, timeout) = (Duration::from_secs(2), Duration::from_secs(1));
+    HealthCheck { ask: kube_vip::config::Ask::Tcp, port: None, interval, timeout, rise: 2, fall: 3 }
 }
 
 pub fn spec(balancers: Vec<Balancer>) -> Spec {

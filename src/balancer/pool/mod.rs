@@ -19,6 +19,8 @@ mod policy;
 #[cfg(test)]
 mod tests;
 mod tried;
+#[cfg(test)]
+mod walk;
 
 pub use facts::{Change, Order};
 pub use hash::Random;

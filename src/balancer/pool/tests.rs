@@ -6,17 +6,17 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 const T0: Instant = Instant::from_nanos(1_000_000_000_000);
-const SECOND: Duration = Duration::from_secs(1);
+pub const SECOND: Duration = Duration::from_secs(1);
 
 fn address(i: usize) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, i as u8], 8000 + (i / 256) as u16))
 }
 
-fn client(i: u32) -> Client {
+pub fn client(i: u32) -> Client {
     SocketAddr::from(([198, 51, (i >> 8) as u8, i as u8], (i * 7) as u16)).into()
 }
 
-fn backend(i: usize, weight: u16) -> Backend {
+pub fn backend(i: usize, weight: u16) -> Backend {
     Backend { weight, ..address(i).into() }
 }
 
@@ -25,15 +25,15 @@ fn balancer(backends: Vec<Backend>) -> Balancer {
 }
 
 /// A pool, and what it is asked with.
-struct Rig {
-    pool: Pool,
-    balancer: Balancer,
-    random: Random,
-    now: Instant,
+pub struct Rig {
+    pub pool: Pool,
+    pub balancer: Balancer,
+    pub random: Random,
+    pub now: Instant,
 }
 
 impl Rig {
-    fn new(balance: Balance, backends: Vec<Backend>) -> Self {
+    pub fn new(balance: Balance, backends: Vec<Backend>) -> Self {
         let balancer = Balancer { balance, ..balancer(backends) };
         let mut pool = Pool::default();
         pool.configure(&balancer, &Hosts::new(), T0);
@@ -44,7 +44,7 @@ impl Rig {
         Self::new(balance, (0..n).map(|i| backend(i, 1)).collect())
     }
 
-    fn again(&mut self, client: Client, tried: &mut Tried) -> Choice {
+    pub fn again(&mut self, client: Client, tried: &mut Tried) -> Choice {
         self.pool.choose(&mut Ask { now: self.now, client: &client, tried, random: &mut self.random })
     }
 
@@ -77,15 +77,15 @@ impl Rig {
         self.pool.failed(slot, self.now, || "refused".into())
     }
 
-    fn health(&mut self, i: usize, up: bool) -> Vec<Change> {
+    pub fn health(&mut self, i: usize, up: bool) -> Vec<Change> {
         self.pool.health(address(i), up, "status 500", self.now)
     }
 
-    fn order(&mut self, i: usize, order: Order) -> Vec<Change> {
+    pub fn order(&mut self, i: usize, order: Order) -> Vec<Change> {
         self.pool.order(&address(i).to_string(), order, self.now).0
     }
 
-    fn configure(&mut self, backends: Vec<Backend>) -> Merged {
+    pub fn configure(&mut self, backends: Vec<Backend>) -> Merged {
         self.balancer.backends = backends;
         self.pool.configure(&self.balancer, &Hosts::new(), self.now)
     }
@@ -318,6 +318,17 @@ fn members_keep_their_slot_and_leave_when_they_are_empty() {
     let back = rig.configure(vec![backend(0, 4)]);
     assert_eq!(back.joined, [], "one that comes back before it is empty never went");
     assert_eq!(rig.pool.get(0).map(|m| (m.open, m.weight(), m.leaving)), Some((1, 4, false)));
+}
+
+#[test]
+fn a_backend_that_is_listed_twice_gets_twice_the_connections() {
+    let twice = || vec![backend(0, 1), backend(1, 1), backend(0, 1)];
+    let mut rig = Rig::new(Balance::RoundRobin, twice());
+    assert_eq!(rig.shares(9), [3; 3]);
+    assert_eq!(rig.configure(twice()), Merged::default());
+    assert_eq!(rig.health(0, false).len(), 2, "and checks are about both");
+    rig.configure(vec![backend(0, 1), backend(1, 1)]);
+    assert_eq!(rig.pool.members().count(), 2);
 }
 
 #[test]
