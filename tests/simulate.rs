@@ -138,6 +138,11 @@ fn an_open_vote_gate_is_found() {
 }
 
 #[test]
+fn an_upgrade_that_forgets_a_promise_is_found() {
+    found_in_episodes(Planted::UpgradeForgets, &[episodes::UPGRADE]);
+}
+
+#[test]
 fn a_transfer_flag_that_is_believed_is_found() {
     found_in_episodes(Planted::FlagBelieved, &[episodes::HELD_BACK]);
 }

@@ -99,7 +99,10 @@ impl Engine {
         let all = kept.conns.len();
         // Before the configuration: a listener that has left is there for as long as it has connections.
         let keys: Vec<Key> = kept.conns.into_iter().filter_map(|conn| engine.resume_conn(conn).ok()).collect();
-        engine.apply(balancers)?;
+        // What is listened on goes on in any case: losing all of it for the sake of a port that another program has would be worse.
+        if let Err(e) = engine.apply(balancers) {
+            log::error!("{e}; the balancers go on as they were: mend this, and restart where `kube-vip reload` does not help");
+        }
         if keys.len() < all {
             log::warn!("{} connections could not be handed on and were closed", all - keys.len());
         }

@@ -27,6 +27,7 @@ use crate::reactor::Async;
 use crate::release::{Key, VoteKey};
 use crate::sys::clock::Instant;
 use rules::hold::{HoldRule, hold_of};
+use rules::planted::{Planted, is_planted};
 use rules::promise::{Promise, unfenced_wait};
 use rules::quiet::quiet_for;
 use shared::Shared;
@@ -345,7 +346,9 @@ async fn begin(spec: Spec, hello: peers::hello::Hello, disk: &disk::Disk, member
 /// A run that goes on under another program.
 fn go_on(spec: Spec, hello: peers::hello::Hello, kept: &Kept) -> (Rc<Shared>, Duration) {
     let quiet_until = kept.quiet_until(spec.lease);
-    let shared = Shared::new(spec, hello, kept.hold.clone(), kept.promise.clone(), quiet_until);
+    let unfenced = spec.unfenced_wait();
+    let promise = if is_planted(Planted::UpgradeForgets) { Promise::new(spec.lease, unfenced) } else { kept.promise.clone() };
+    let shared = Shared::new(spec, hello, kept.hold.clone(), promise, quiet_until);
     shared.go_on_from(kept);
     (Rc::new(shared), Duration::ZERO)
 }

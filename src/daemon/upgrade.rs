@@ -199,6 +199,9 @@ impl Daemon {
     }
 
     fn baton(&self, passed: &mut Passed, client: &OwnedFd, began: Instant) -> Result<Baton, &'static str> {
+        if self.stopping.get() {
+            return Err("it is stopping");
+        }
         let holder = self.holder.keep()?;
         let lead = match &self.holder.lead {
             Lead::Cluster(cluster) => {

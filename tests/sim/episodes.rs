@@ -20,6 +20,9 @@ pub const RESTART: &str = "voters restart beside a rival";
 /// for long after raft's own lease has ended at the voters.
 pub const FREEZE: &str = "leader freezes beside a rival";
 
+/// As [`RESTART`], but the voters go on as another program: raft's own lease is lost then too.
+pub const UPGRADE: &str = "voters upgraded beside a rival";
+
 /// The lifetime that the keeper gives the address.
 const LIFETIME: Time = 3500 * MS;
 
@@ -28,6 +31,7 @@ const LIFETIME: Time = 3500 * MS;
 pub enum Deed {
     KillDaemon { node: usize },
     Restart { node: usize },
+    Upgrade { node: usize, takes: Time },
     CutOff { node: usize, lasts: Time },
     Freeze { node: usize, lasts: Time },
 }
@@ -43,6 +47,7 @@ impl World {
                 self.end_keeper_if_any(node);
                 self.kill_daemon(node);
             }
+            Deed::Upgrade { node, takes } => drop(self.upgrade(node, takes)),
             Deed::CutOff { node, lasts } => self.trouble(Trouble::Alone { node }, lasts),
             Deed::Freeze { node, lasts } => self.stop(node, true, true, lasts),
         }
@@ -67,7 +72,10 @@ impl World {
         }
         let at = self.faults.rng.below(others.len() as u64) as usize;
         let rival = others.remove(at);
-        let takes = if name == RESTART { self.restart(leader, rival, &others) } else { self.freeze(leader, rival) };
+        let takes = match name {
+            RESTART | UPGRADE => self.restart(leader, rival, &others, name == UPGRADE),
+            _ => self.freeze(leader, rival),
+        };
         self.faults.busy_until = now + takes;
         Some(())
     }
@@ -88,14 +96,16 @@ impl World {
         end - now + lease
     }
 
-    fn restart(&mut self, leader: usize, rival: usize, voters: &[usize]) -> Time {
+    fn restart(&mut self, leader: usize, rival: usize, voters: &[usize], upgrade: bool) -> Time {
         let lease = self.setup.lease();
         let restarts = self.deaf(leader, rival);
         let cut = restarts + self.faults.rng.within(0, 20 * MS);
         self.hub.after(cut, What::Deed(Deed::CutOff { node: leader, lasts: lease * 2 }));
         for node in voters {
             let late = self.faults.rng.within(0, 20 * MS);
-            self.hub.after(restarts + late, What::Deed(Deed::Restart { node: *node }));
+            let takes = self.faults.rng.within(MS, 50 * MS);
+            let deed = if upgrade { Deed::Upgrade { node: *node, takes } } else { Deed::Restart { node: *node } };
+            self.hub.after(restarts + late, What::Deed(deed));
         }
         restarts + lease * 3
     }

@@ -28,7 +28,7 @@ enum Lasting {
 pub const UPGRADE: &str = "upgrade";
 
 /// Which faults there are, how often each comes.
-const WEIGHTS: [(&str, u64); 30] = [
+const WEIGHTS: [(&str, u64); 31] = [
     ("loss", 4),
     ("delay", 5),
     ("repetition", 3),
@@ -59,6 +59,7 @@ const WEIGHTS: [(&str, u64); 30] = [
     (episodes::HELD_BACK, 2),
     (episodes::RESTART, 2),
     (episodes::FREEZE, 2),
+    (episodes::UPGRADE, 2),
 ];
 
 /// The faults under way.
@@ -276,7 +277,9 @@ impl World {
             }
             "forged proof" => return self.forge(node),
             "old proof repeated" => return self.repeat_proof(),
-            episodes::HELD_BACK | episodes::RESTART | episodes::FREEZE => return self.episode(name).is_some(),
+            episodes::HELD_BACK | episodes::RESTART | episodes::FREEZE | episodes::UPGRADE => {
+                return self.episode(name).is_some();
+            }
             _ => return self.another_lease(node, long),
         }
         true

@@ -53,10 +53,12 @@ pub enum Planted {
     UnprovenRelease,
     /// The keeper knows no deadline.
     NoDeadline,
+    /// A daemon that goes on as another program forgets its promise.
+    UpgradeForgets,
 }
 
 impl Planted {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::LongHold,
         Self::NoQuietStart,
         Self::OpenGate,
@@ -64,6 +66,7 @@ impl Planted {
         Self::FlagBelieved,
         Self::UnprovenRelease,
         Self::NoDeadline,
+        Self::UpgradeForgets,
     ];
 
     /// One of the worlds in which it is looked for.
@@ -76,6 +79,7 @@ impl Planted {
         let short = Setup { heartbeat_ms: 50, lease_ms: 250, ..usual };
         match self {
             Self::NoQuietStart => long,
+            Self::UpgradeForgets => Setup { directed: true, length: DIRECTED, ..long },
             Self::FlagBelieved => Setup { directed: true, length: DIRECTED, ..long },
             // A second guard of raft's own, its lease, is as long as that of a leader with a fence.
             Self::OpenGate if number.is_multiple_of(2) => Setup { directed: true, length: DIRECTED, ..long },
@@ -97,6 +101,7 @@ impl Planted {
             Self::OpenGate => &[episodes::FREEZE],
             Self::SpentReused => &["carrier lost", "keeper killed", "hand-over"],
             Self::FlagBelieved => &[episodes::HELD_BACK],
+            Self::UpgradeForgets => &[episodes::UPGRADE],
             Self::UnprovenRelease => &["forged proof"],
             _ => &[],
         }
@@ -110,6 +115,7 @@ impl Planted {
             Self::SpentReused => Some(planted::Planted::SpentReused),
             Self::FlagBelieved => Some(planted::Planted::FlagBelieved),
             Self::UnprovenRelease => Some(planted::Planted::UnprovenRelease),
+            Self::UpgradeForgets => Some(planted::Planted::UpgradeForgets),
             Self::LongHold | Self::NoDeadline => None,
         }
     }

@@ -13,6 +13,8 @@ pub enum Planted {
     FlagBelieved,
     /// A release needs no proof.
     UnprovenRelease,
+    /// A program that takes another's place forgets what that one had promised.
+    UpgradeForgets,
 }
 
 #[cfg(debug_assertions)]
