@@ -507,7 +507,7 @@ fn the_daemon_keeps_one_capability() {
         caps::drop_to_unprivileged(None, None).expect("dropping is allowed");
         let status = std::fs::read_to_string("/proc/thread-self/status").expect("own status");
         for (name, want) in
-            [("CapPrm:", 0x400), ("CapEff:", 0x400), ("CapBnd:", 0), ("CapInh:", 0), ("CapAmb:", 0), ("NoNewPrivs:", 1)]
+            [("CapPrm:", 0x400), ("CapEff:", 0x400), ("CapBnd:", 0x400), ("CapInh:", 0), ("CapAmb:", 0), ("NoNewPrivs:", 1)]
         {
             let value = status.lines().find_map(|l| l.strip_prefix(name)).expect("a line");
             assert_eq!(u64::from_str_radix(value.trim(), 16), Ok(want), "{name}");

@@ -4,6 +4,7 @@ mod lab;
 use lab::backend::{Pattern, Sum};
 use lab::net::VIP4;
 use lab::node::{built, kube_vip, use_program, write_config};
+use lab::process::proc_status;
 use lab::{ArpWatch, Backend, Cluster, Kind, LAB_DIR, Lab, Node, NodeConfig, Prober, isolated, secs, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -102,6 +103,9 @@ fn a_node_alone_is_upgraded_three_times_and_never_lets_the_vip_go() {
             let status = node.wait_status();
             assert_eq!((status.held, status.gains), (true, 1), "{status:?}");
         }
+        // The one capability that a daemon has, for ports below 1024; and nothing that it could hand to others.
+        let of = |key| proc_status(node.daemon_pid(), key).trim_start_matches('0').to_owned();
+        assert_eq!([of("CapEff"), of("CapPrm"), of("CapInh"), of("CapAmb")], ["400", "400", "", ""]);
         assert!(node.has_vip());
         assert!(watch.longest_outage() < Duration::from_millis(500), "{:?}", watch.outages());
         // Its stop is as orderly as that of one that was never replaced.

@@ -64,11 +64,11 @@ fn prctl_with(option: libc::c_int, argument: libc::c_ulong, second: libc::c_ulon
 }
 
 /// Keeps, of the capabilities this process has, only these (an empty list: none), and gives up every way to get others:
-/// nothing inheritable or ambient, no new privileges by exec, the bounding set emptied where CAP_SETPCAP allows.
+/// nothing inheritable or ambient, no new privileges by exec, the bounding set emptied of all others where CAP_SETPCAP allows.
 ///
 /// Acts on the calling thread: call it while there is one.
 pub fn keep_only(capabilities: &[u32]) -> io::Result<()> {
-    empty_bounding_set();
+    empty_bounding_set(capabilities);
     // Fails only before Linux 4.3, which has no ambient set.
     let _ = prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong);
     let wanted = capabilities.iter().filter(|c| **c <= LAST).fold(0, |mask, c| mask | 1u64 << c);
@@ -89,8 +89,9 @@ pub fn keep_over_exec() -> io::Result<()> {
     (0..=LAST).filter(|capability| mask >> capability & 1 == 1).try_for_each(raise)
 }
 
-fn empty_bounding_set() {
-    for capability in 0..=LAST {
+/// Only the daemon hands a capability on over exec ([`keep_over_exec`]), for which it has to stay here.
+fn empty_bounding_set(kept: &[u32]) {
+    for capability in (0..=LAST).filter(|c| *c != NET_BIND_SERVICE || !kept.contains(c)) {
         // EPERM without CAP_SETPCAP, EINVAL past the last one: with no_new_privs the set has no way to act anyway.
         let _ = prctl(libc::PR_CAPBSET_DROP, capability.into());
     }
@@ -101,7 +102,7 @@ fn empty_bounding_set() {
 pub fn drop_to_unprivileged(user: Option<&str>, group: Option<&str>) -> io::Result<()> {
     let (uid, gid) = ids(user, group)?;
     let (uid, gid) = (uid.unwrap_or_else(getuid), gid.unwrap_or_else(getgid));
-    empty_bounding_set(); // while CAP_SETPCAP is there
+    empty_bounding_set(&[NET_BIND_SERVICE]); // while CAP_SETPCAP is there
     if (uid, gid) != (getuid(), getgid()) {
         prctl(libc::PR_SET_KEEPCAPS, 1).map_err(tried("keep capabilities over the change of user"))?;
         setgroups(&[]).map_err(|e| tried("leave all supplementary groups (needs CAP_SETGID)")(e.into()))?;
