@@ -92,6 +92,10 @@ fn try_run(config: Config, origin: Origin) -> Result<(), String> {
         None => Forwarder::open(spec),
     };
     let (forwarder, control) = opened.map_err(|e| e.to_string())?;
+    if let Some(resumed) = &resumed {
+        // Before the loop takes its first client in: those who came meanwhile wait in the backlog.
+        control.holding(resumed.baton.holder.running().is_some());
+    }
     let path = config.control_socket.clone();
     let ended = balancer::block_on(&executor, forwarder, async {
         let backends = Backends::start(control.clone(), &config, &executor);
@@ -106,7 +110,7 @@ fn try_run(config: Config, origin: Origin) -> Result<(), String> {
             runtime::spawn(async move { status::socket::serve(listener, &*asked).await });
         }
         if let Some(resumed) = resumed {
-            daemon.tell_drain_anew();
+            daemon.tell_drain(); // its keeper knows that of its first program
             let upgraded = daemon.clone();
             runtime::spawn(async move { upgraded.tell_upgraded(resumed).await });
         }
@@ -197,6 +201,9 @@ impl Daemon {
         holder.set_cordoned(cordoned);
         if cordoned {
             warn!("{} is cordoned: it does not hold {} until `kube-vip uncordon`", config.local.id, config.vip);
+        }
+        if let Some(cluster) = cluster.as_ref().filter(|_| !config.track_backends) {
+            cluster.set_reaches(true); // an earlier program of this process may have looked, and found none
         }
         let tracker = RefCell::new(Tracker::start(&config, &control, cluster.as_ref()));
         let started = resumed.map_or_else(now, |resumed| resumed.baton.started);

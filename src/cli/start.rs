@@ -24,6 +24,9 @@ use std::path::{Path, PathBuf};
 pub fn run(args: &Start) -> Exit {
     let (program, threads) = (upgrade::program(args), process::threads());
     let handed_on = upgrade::handed_on();
+    if let Some(Ok(baton)) = &handed_on {
+        process::guard(baton.guarded); // first of all: exec has ended it
+    }
     let resumed = matches!(handed_on, Some(Ok(_)));
     // Held against this machine only where nothing of it runs here yet.
     let loaded = if resumed {

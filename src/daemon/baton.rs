@@ -4,7 +4,7 @@
 use super::holder::KeptHolder;
 use crate::balancer::KeptForwarder;
 use crate::cluster;
-use crate::config::{Config, Peer};
+use crate::config::{Balancer, Config, Peer};
 use crate::release::Key;
 use crate::sys::clock::Instant;
 use crate::sys::handed;
@@ -138,6 +138,9 @@ pub fn fixed(config: &Config) -> Fixed {
     let peer = |p: &Peer| format!("{} at {}", p.id, p.address);
     let mut peers: Vec<String> = config.remotes.iter().map(peer).collect();
     peers.sort_unstable();
+    let port = |b: &Balancer| format!("{}{}", b.port, if b.bind_to_vip { " on the VIP" } else { "" });
+    let mut ports: Vec<String> = config.balancers.iter().map(port).collect();
+    ports.sort_unstable();
     let all = [
         ("localPeer", peer(&config.local)),
         ("remotePeers", peers.join(", ")),
@@ -152,6 +155,8 @@ pub fn fixed(config: &Config) -> Fixed {
         ("controlSocket", config.control_socket.display().to_string()),
         ("user", config.user.clone().unwrap_or_default()),
         ("group", config.group.clone().unwrap_or_default()),
+        // One that can't be opened must be found before the change of programs: by a reload.
+        ("set of ports in loadBalancers (`kube-vip reload` first)", ports.join(", ")),
     ];
     all.into_iter().map(|(key, value)| (key.to_string(), value)).collect()
 }

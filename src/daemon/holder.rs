@@ -184,6 +184,11 @@ impl Holder {
         &self.claims
     }
 
+    /// Whether that is so already, and nobody has asked yet.
+    pub(super) fn is_over(&self) -> bool {
+        self.end.borrow().is_some()
+    }
+
     pub(super) fn finish(&self, end: Result<(), String>) {
         self.end.borrow_mut().get_or_insert(end);
         self.end_ring.wake();

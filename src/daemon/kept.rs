@@ -68,6 +68,9 @@ impl Holder {
         if fitness.keeper != Keeper::Well {
             return Err("its keeper hangs or has ended");
         }
+        if self.is_over() {
+            return Err("it is stopping");
+        }
         Ok(KeptHolder {
             ordered: self.ordered.borrow().clone(),
             ended: self.ended.borrow().clone(),
@@ -90,6 +93,6 @@ impl Holder {
             self.stand_back_again();
         }
         // As at the first `Hold`: what serves the VIP must serve again before anything comes.
-        self.control.holding(self.held.get() && kept.running().is_some());
+        self.control.holding(kept.running().is_some());
     }
 }

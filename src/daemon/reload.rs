@@ -87,9 +87,7 @@ impl Daemon {
 
     /// What can fail comes first, and does all or nothing by itself.
     fn put_in_place(&self, old: &Config, new: Config) -> Result<(), String> {
-        if old.balancers != new.balancers {
-            self.control.apply(new.balancers.clone()).map_err(|e| one_line(&e.to_string()))?;
-        }
+        self.control.apply(new.balancers.clone()).map_err(|e| one_line(&e.to_string()))?;
         self.control.limit_connections(super::most_connections(&new));
         let tracked = old.track_backends != new.track_backends;
         self.backends.configured(&new);
@@ -104,14 +102,7 @@ impl Daemon {
     /// Tells the keeper how long a stop may take.
     pub(super) fn tell_drain(&self) {
         let time = self.running.borrow().drain;
-        if time != self.config.drain {
-            self.holder.send(Order::Drain { time });
-        }
-    }
-
-    /// A keeper of an earlier program knows that one's.
-    pub(super) fn tell_drain_anew(&self) {
-        self.holder.send(Order::Drain { time: self.config.drain });
+        self.holder.send(Order::Drain { time });
     }
 
     fn track(&self) {

@@ -25,9 +25,11 @@ use crate::sys::handed::{self, Passed};
 use crate::sys::{caps, process};
 use crate::vip;
 use log::{debug, info, warn};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde::{Deserialize, Serialize};
-use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -125,15 +127,31 @@ fn ask(program: &Program) -> Result<Says, String> {
         let _ = child.wait();
         return Err(format!("{path} {QUESTION} has not ended within {} s", PATIENCE.as_secs()));
     }
-    let (mut out, mut errors) = (String::new(), String::new());
-    let _ = child.stdout.take().map(|pipe| pipe.take(1 << 16).read_to_string(&mut out));
-    let _ = child.stderr.take().map(|pipe| pipe.take(1 << 16).read_to_string(&mut errors));
+    let out = child.stdout.take().map(said).unwrap_or_default();
+    let errors = child.stderr.take().map(said).unwrap_or_default();
     let words = errors.trim();
     match ended.filter(|status| status.success()).and_then(|_| serde_json::from_str(&out).ok()) {
         Some(says) => Ok(says),
         None if words.is_empty() => Err(format!("{path} is not a kube-vip that can take over in place: stop and start")),
         None => Err(format!("{path} says:\n{words}")),
     }
+}
+
+/// What a program that has ended left in its pipe; not what others that have it too may still write.
+fn said(pipe: impl AsFd + Read) -> String {
+    let mut bytes = Vec::new();
+    if fcntl(&pipe, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).is_ok()
+        && let Err(e) = pipe.take(1 << 16).read_to_end(&mut bytes)
+        && e.kind() != ErrorKind::WouldBlock
+    {
+        debug!("can't read what the new program says: {e}");
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Which file stands at a path: another one installed there has another number, or was written later.
+fn file_at(path: &Path) -> Option<(u64, u64, i64, i64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino(), file.mtime(), file.mtime_nsec()))
 }
 
 /// None: it goes on.
@@ -162,9 +180,11 @@ impl Daemon {
         let _turn = self.turn().ok_or("another command is under way: try again when it is done")?;
         let program = self.program.clone();
         info!("told over the control socket to go on as {}", program.path.display());
-        let asked = runtime::unblock(move || ask(&program)).await;
+        let stood = file_at(&program.path);
+        let asked = runtime::timeout(PATIENCE * 2, runtime::unblock(move || ask(&program))).await;
+        let asked = asked.map_err(|_| format!("{} can't be asked: does its disk hang?", self.program.path.display()))?;
         let says = asked.unwrap_or_else(|lost| Err(lost.to_string()))?;
-        says.judge(&baton::fixed(&self.config))?;
+        says.judge(&baton::fixed(&self.running.borrow()))?;
         let limit = now() + MOMENT + self.config.timing.lease * 3;
         let (mut before, mut held_up) = (self.hold_until(), None);
         while now() < limit {
@@ -172,6 +192,9 @@ impl Daemon {
             let until = self.hold_until();
             // A hold that was renewed a moment ago has all of its time before it.
             if until.is_none() || until > before || self.cluster.is_none() {
+                if file_at(&self.program.path) != stood {
+                    return Err(format!("another file stands at {} by now: try again", self.program.path.display()));
+                }
                 match self.change(client, &says.version) {
                     Attempt::Later(why) => held_up = Some(why),
                     Attempt::Failed(why) => return Err(why),
@@ -223,7 +246,7 @@ impl Daemon {
             began,
             started: self.started,
             first: self.first.clone(),
-            fixed: baton::fixed(&self.config),
+            fixed: baton::fixed(&self.running.borrow()),
             key: self.key.to_bytes(),
             guarded: process::is_guarded(),
             control: passed.add(&self.socket),
@@ -278,7 +301,6 @@ impl Resumed {
             return Err(format!("{} was changed during the upgrade: it has another {keys}", config.file.display()));
         }
         let client = baton.client.and_then(|fd| handed::take(fd).ok()).map(UnixStream::from);
-        process::guard(baton.guarded);
         let connections = baton.forwarder.connections();
         Ok(Self { baton, client, connections })
     }

@@ -111,7 +111,9 @@ pub fn run_first(priority: u8) -> io::Result<()> {
 
 /// Whether others of this process's user may not look into it (prctl(2), PR_SET_DUMPABLE): so after a change of user. Exec ends that.
 pub fn is_guarded() -> bool {
-    !nix::sys::prctl::get_dumpable().unwrap_or(true)
+    // Not nix's wrapper: 2, as after a change of user where fs.suid_dumpable says so, is a guard too.
+    // SAFETY: PR_GET_DUMPABLE takes no pointers.
+    unsafe { libc::prctl(libc::PR_GET_DUMPABLE) != 1 }
 }
 
 /// Makes it so, or not.
