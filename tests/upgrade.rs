@@ -5,7 +5,7 @@ use lab::backend::{Pattern, Sum};
 use lab::net::VIP4;
 use lab::node::{built, kube_vip, use_program, write_config};
 use lab::process::proc_status;
-use lab::{ArpWatch, Backend, Cluster, Kind, LAB_DIR, Lab, Node, NodeConfig, Prober, isolated, secs, wait_until};
+use lab::{ArpWatch, Backend, Cluster, Host, Kind, LAB_DIR, Lab, Node, NodeConfig, Prober, isolated, secs, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
 use std::io::{Read, Write};
@@ -252,6 +252,38 @@ fn connections_go_on_through_three_upgrades() {
 }
 
 /// Three nodes: the leader, then a follower; and then the leader's new program is killed.
+/// A client that visits VIP:80 again and again.
+struct Visits(std::thread::JoinHandle<usize>, std::sync::Arc<std::sync::atomic::AtomicBool>);
+
+impl Visits {
+    fn start(from: &Host) -> Self {
+        let (from, over) = (from.clone(), std::sync::Arc::<std::sync::atomic::AtomicBool>::default());
+        let ended = over.clone();
+        let visit = move || {
+            let mut stream = from.enter(|| TcpStream::connect_timeout(&SocketAddr::new(VIP4.into(), 80), secs(20)))?;
+            stream.set_read_timeout(Some(secs(20)))?;
+            let mut text = String::new();
+            stream.read_to_string(&mut text).map(|_| text)
+        };
+        let thread = std::thread::spawn(move || {
+            let mut served = 0;
+            while !ended.load(std::sync::atomic::Ordering::Relaxed) {
+                let text = visit().unwrap_or_else(|e| panic!("after {served} visits: {e}"));
+                assert_eq!(text, "b1\n", "after {served} visits");
+                served += 1;
+            }
+            served
+        });
+        Self(thread, over)
+    }
+
+    /// How many visits there were, none of them in vain.
+    fn end(self) -> usize {
+        self.1.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.0.join().expect("every visit was served")
+    }
+}
+
 #[test]
 fn a_leader_is_upgraded_without_an_election_and_the_next_failover_works() {
     if emulated() {
@@ -259,17 +291,22 @@ fn a_leader_is_upgraded_without_an_election_and_the_next_failover_works() {
     }
     isolated("a_leader_is_upgraded_without_an_election_and_the_next_failover_works", || {
         let (lab, program) = (Lab::new(), Installed::new());
-        let cluster = Cluster::start(&lab, 3);
+        let host = lab.host("b1");
+        let backend = Backend::start(&host, 8080, Kind::Name);
+        let cluster = Cluster::start_with(&lab, 3, false, |c| c.balancer("web", 80, true, &[backend.yaml()]));
         let (leader, term) = cluster.wait_settled();
         let (arp, probe) = (ArpWatch::start(&cluster.client, VIP4), Prober::start(&cluster.client, VIP4));
         probe.wait_answer(secs(10));
         let gains = cluster.nodes[leader].wait_status().gains;
+        let visits = Visits::start(&cluster.client);
         for _ in 0..3 {
             let told = upgrade(&cluster.nodes[leader], &program);
             assert!(told.contains("a majority has answered after"), "{told}");
             let status = cluster.nodes[leader].wait_status();
             assert_eq!((status.role.as_str(), status.held, status.gains, status.term), ("leader", true, gains, term));
         }
+        let served = visits.end();
+        assert!(served > 20, "{served} were served, one after the other, and none was sent away");
         let follower = (leader + 1) % 3;
         upgrade(&cluster.nodes[follower], &program);
         assert_eq!(cluster.wait_settled(), (leader, term), "nobody was elected meanwhile");
