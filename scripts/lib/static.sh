@@ -85,7 +85,8 @@ compile() {
 }
 
 way_rustup() {
-    local flags=(-Clinker=rust-lld) libc=$sysroot/lib/rustlib/$1/lib/self-contained/libc.a
+    # Functions that are the same code are one: their addresses mean nothing here.
+    local flags=(-Clinker=rust-lld -Clink-arg=--icf=all) libc=$sysroot/lib/rustlib/$1/lib/self-contained/libc.a
     [[ -d ${libc%/*} ]] || quietly "rustup target add $1" rustup target add "$1" || return 1
     # Where the program is position-independent, its relocations are packed if this musl (from 1.2.4) can unpack them.
     if [[ $1 == x86_64-* ]] && grep -aqE '1\.2\.([4-9]|[1-9][0-9])' "$libc"; then flags+=(-Clink-arg=--pack-dyn-relocs=relr); fi
