@@ -62,17 +62,19 @@ impl Pool {
         let mut altered = Vec::new();
         for (slot, member) in self.slots.iter_mut().enumerate() {
             if let Some(m) = member.as_mut().filter(|m| about(m)) {
-                altered.push((slot as u16, m.state()));
+                altered.push(slot as u16);
                 change(m, now);
             }
         }
         self.refresh(now);
-        altered.into_iter().filter_map(|(slot, from)| self.change(slot, from)).collect()
+        altered.into_iter().filter_map(|slot| self.change(slot)).collect()
     }
 
-    /// What the log is to be told of the member in `slot`, which was `from`.
-    pub(super) fn change(&self, slot: u16, from: State) -> Option<Change> {
-        let member = self.get(slot).filter(|m| !m.leaving && m.state() != from)?;
+    /// What the log is to be told of the member in `slot`, where it was told something else before.
+    pub(super) fn change(&mut self, slot: u16) -> Option<Change> {
+        let member = self.get_mut(slot).filter(|m| !m.leaving && m.state() != m.told)?;
+        member.told = member.state();
+        let member = self.get(slot)?;
         let up = self.members().filter(|m| m.state() == State::Up).count();
         let why = member.why.clone().filter(|_| member.state() == State::Down);
         Some(Change { address: member.address, to: member.state(), why, up })

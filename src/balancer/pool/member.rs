@@ -10,6 +10,8 @@ use std::time::Duration;
 /// For how long a member whose connect failed is asked last, so that a dead one costs one connection per second a delay
 /// instead of each.
 pub const REST: Duration = Duration::from_secs(1);
+/// That connects took a member down is told this often: it may go up and down with every client.
+pub const QUIET: Duration = Duration::from_secs(10);
 
 /// What one of weight 1 gets; a member that came back begins with a tenth of it.
 const WHOLE: u32 = 1000;
@@ -85,6 +87,9 @@ pub struct Member {
     configured: u16,
     ordered: Option<u16>,
     reach: Reach,
+    /// What the log was told last, and when it was told that connects fail.
+    pub told: State,
+    down_told: Option<Instant>,
     /// Since when it has been back, while it gets less than its share.
     back: Option<Instant>,
 }
@@ -109,6 +114,8 @@ impl Member {
             configured: backend.weight,
             ordered: None,
             reach: Reach::Reachable,
+            told: State::Up,
+            down_told: None,
             back: None,
         }
     }
@@ -194,9 +201,17 @@ impl Member {
         matches!(was, Reach::Reachable)
     }
 
-    /// A connect succeeded. True: that is news.
+    /// Whether the log may be told now that connects fail; then notes that it was.
+    pub fn may_tell_down(&mut self, now: Instant) -> bool {
+        let may = self.told != State::Down && self.down_told.is_none_or(|at| now.since(at) >= QUIET);
+        if may {
+            self.down_told = Some(now);
+        }
+        may
+    }
+
+    /// A connection to it proved to work. True: that is news.
     pub fn reached(&mut self) -> bool {
-        self.connected += 1;
         let was = std::mem::replace(&mut self.reach, Reach::Reachable);
         matches!(was, Reach::Resting { .. })
     }

@@ -46,7 +46,9 @@ impl Pool {
         self.order = order;
         if balancer.health_check.is_none() {
             for member in self.slots.iter_mut().flatten() {
-                member.mend();
+                if member.mend() && !member.leaving {
+                    member.told = member.state();
+                }
             }
         }
         self.refresh(now);

@@ -136,12 +136,18 @@ impl Pool {
     }
 
     /// The connect to the member in `slot` succeeded: its place is one of an open connection now.
-    pub fn connected(&mut self, slot: u16, now: Instant) -> Option<Change> {
-        let from = self.get(slot)?.state();
+    pub fn connected(&mut self, slot: u16) {
+        if let Some(member) = self.get_mut(slot) {
+            member.connecting -= 1;
+            member.open += 1;
+            member.connected += 1;
+        }
+    }
+
+    /// A connection to the member in `slot` has moved bytes, or was not broken for long enough: it is reached.
+    pub fn proved(&mut self, slot: u16, now: Instant) -> Option<Change> {
         let rise = !self.slow_start.is_zero();
         let member = self.get_mut(slot)?;
-        member.connecting -= 1;
-        member.open += 1;
         if !member.reached() {
             return None;
         }
@@ -154,19 +160,20 @@ impl Pool {
         if rise {
             self.refresh(now);
         }
-        self.change(slot, from)
+        self.change(slot)
     }
 
-    /// The connect to the member in `slot` failed, for the reason that `why` tells: its place is free.
+    /// The connect to the member in `slot` failed, for the reason that `why` tells: its place is free. What is returned is bounded:
+    /// one that fails and works by turns is told of now and then.
     pub fn failed(&mut self, slot: u16, now: Instant, why: impl FnOnce() -> String) -> Option<Change> {
         let member = self.get_mut(slot)?;
-        let from = member.state();
         let news = member.missed(now);
         if news && !member.failing {
             member.why = Some(why());
         }
+        let tell = !member.leaving && member.state() == State::Down && member.may_tell_down(now);
         self.release(slot, true);
-        if news { self.change(slot, from) } else { None }
+        if tell { self.change(slot) } else { None }
     }
 
     /// A connection to the member in `slot` turns out not to have been made: it is one that connects again.

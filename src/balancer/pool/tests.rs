@@ -51,7 +51,8 @@ impl Rig {
     /// A connection of client `i` that is connected at once and stays.
     fn open(&mut self, i: u32) -> Option<u16> {
         let Choice::Member(slot) = self.again(client(i), &mut Tried::default()) else { return None };
-        self.pool.connected(slot, self.now);
+        self.pool.connected(slot);
+        self.pool.proved(slot, self.now);
         Some(slot)
     }
 
@@ -149,9 +150,32 @@ fn a_failed_member_rests_and_then_gets_another_chance() {
     rig.now = T0 + member::REST + SECOND;
     let seen: Vec<_> = (0..6).map(|_| rig.again(client(0), &mut Tried::default())).collect();
     assert_eq!(seen.iter().filter(|&&c| c == Choice::Member(1)).count(), 1, "one connection asks it: {seen:?}");
-    assert_eq!(rig.pool.connected(1, rig.now).map(|c| c.to), Some(State::Up));
+    rig.pool.connected(1);
+    assert_eq!(rig.states()[1], State::Down, "an accepted connect may still be reset");
+    assert_eq!(rig.pool.proved(1, rig.now).map(|c| c.to), Some(State::Up));
     rig.pool.release(1, false);
     assert_eq!(rig.shares(6), [2; 3]);
+}
+
+#[test]
+fn one_that_fails_and_works_by_turns_is_told_of_now_and_then() {
+    let mut rig = Rig::equal(Balance::RoundRobin, 2);
+    let mut lines = Vec::new();
+    for _ in 0..250 {
+        lines.extend(rig.fail(0));
+        assert_eq!(rig.states()[0], State::Down, "the state is exact");
+        rig.now += SECOND / 20;
+        lines.extend(rig.pool.proved(0, rig.now));
+        assert_eq!(rig.states()[0], State::Up);
+        rig.now += SECOND / 20;
+    }
+    let told: Vec<_> = lines.iter().map(|c| c.to).collect();
+    assert_eq!(told, [State::Down, State::Up].repeat(3), "25 s");
+    rig.fail(0);
+    rig.now += member::QUIET;
+    assert_eq!(rig.fail(0).map(|c| c.to), Some(State::Down), "one that stays down is told of, late");
+    assert_eq!(rig.health(0, false), [], "it is told already");
+    assert_eq!(rig.health(0, true).len(), 1);
 }
 
 #[test]
