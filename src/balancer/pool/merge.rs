@@ -23,6 +23,7 @@ impl Pool {
     /// Takes over a balancer's configuration. One whose address isn't in it any more leaves: its connections go on.
     pub fn configure(&mut self, balancer: &Balancer, hosts: &Hosts, now: Instant) -> Merged {
         (self.balance, self.slow_start) = (balancer.balance, balancer.slow_start);
+        self.checked = balancer.health_check.is_some();
         let wanted = wanted(balancer, hosts);
         let found = self.find(&wanted);
         let left = self.dismiss(&found);

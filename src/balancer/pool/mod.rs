@@ -79,6 +79,8 @@ pub struct Pool {
     tiers: [Tier; 2],
     balance: Balance,
     slow_start: Duration,
+    /// Checks find out who doesn't work.
+    checked: bool,
     /// Room for a choice to list candidates in.
     candidates: Vec<Candidate>,
     /// When the last member has its whole share again; `None`: all have.
@@ -86,12 +88,16 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// The member to connect to next. Those whose connects failed a moment ago come last.
+    /// The member to connect to next. Those whose connects failed a moment ago come last; where checks find out who doesn't work, they
+    /// still come before the backups, so that one lost connect doesn't send everybody there.
     pub fn choose(&mut self, ask: &mut Ask<'_>) -> Choice {
         if self.whole_at.is_some_and(|at| ask.now >= at) {
             self.refresh(ask.now);
         }
-        let ways = [(0, false), (1, false), (0, true), (1, true)];
+        let ways = match self.checked {
+            true => [(0, false), (0, true), (1, false), (1, true)],
+            false => [(0, false), (1, false), (0, true), (1, true)],
+        };
         let found =
             ways.into_iter().map(|(tier, resting)| self.choose_among(tier, resting, ask)).find(|c| *c != Choice::Nobody);
         let choice = found.unwrap_or(Choice::Nobody);

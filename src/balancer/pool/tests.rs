@@ -20,6 +20,11 @@ pub fn backend(i: usize, weight: u16) -> Backend {
     Backend { weight, ..address(i).into() }
 }
 
+fn check() -> HealthCheck {
+    let (ask, interval, timeout) = (config::Ask::Tcp, SECOND, SECOND);
+    HealthCheck { ask, port: None, interval, timeout, rise: 1, fall: 1 }
+}
+
 fn balancer(backends: Vec<Backend>) -> Balancer {
     Balancer::new("b".into(), 80, false, backends)
 }
@@ -222,6 +227,21 @@ fn backups_take_part_only_while_nobody_else_could() {
 }
 
 #[test]
+fn with_checks_one_failed_connect_does_not_send_everybody_to_the_backup() {
+    let backup = Backend { backup: true, ..backend(1, 1) };
+    let mut rig = Rig::new(Balance::RoundRobin, vec![backend(0, 1), backup]);
+    rig.balancer.health_check = Some(check());
+    rig.configure(rig.balancer.backends.clone());
+    let mut tried = Tried::default();
+    assert_eq!(rig.again(client(0), &mut tried), Choice::Member(0));
+    rig.pool.failed(0, rig.now, String::new);
+    assert_eq!(rig.again(client(0), &mut tried), Choice::Member(1), "who has tried it goes there");
+    assert_eq!(rig.pass(1), Some(0), "others try it");
+    rig.health(0, false);
+    assert_eq!(rig.pass(1), Some(1));
+}
+
+#[test]
 fn the_cap_counts_connects_under_way() {
     let backend = Backend { max_connections: Some(2), ..backend(0, 1) };
     let mut rig = Rig::new(Balance::LeastConnections, vec![backend]);
@@ -375,8 +395,7 @@ fn names_stand_for_all_their_addresses() {
 #[test]
 fn orders_stay_where_the_address_stays() {
     let mut rig = Rig::equal(Balance::RoundRobin, 3);
-    let (ask, interval, timeout) = (config::Ask::Tcp, SECOND, SECOND);
-    rig.balancer.health_check = Some(HealthCheck { ask, port: None, interval, timeout, rise: 1, fall: 1 });
+    rig.balancer.health_check = Some(check());
     assert_eq!(rig.order(0, Order::Drain).len(), 1);
     assert_eq!(rig.order(0, Order::Drain), [], "told once");
     rig.order(1, Order::Disable);
