@@ -35,12 +35,14 @@ pub struct Change {
 impl Pool {
     /// What the checks of `address` found. Each member with that address changes.
     pub fn health(&mut self, address: SocketAddr, up: bool, why: &str, now: Instant) -> Vec<Change> {
-        let about = |m: &Member| m.address == address && m.standing != Standing::Maintenance && !m.leaving;
+        let about = |m: &Member| m.address == address && m.standing != Standing::Maintenance && !m.leaving && (!up || m.down());
         self.alter(about, now, |m, now| {
             if !up {
                 (m.failing, m.why) = (true, Some(why.to_string()));
             } else if m.mend() {
                 m.came_back(now);
+            } else {
+                m.answered(now);
             }
         })
     }
@@ -88,6 +90,7 @@ fn obey(m: &mut Member, order: Order, now: Instant) {
             m.standing = Standing::Maintenance;
             // Nobody looks at it from here on, so what was found is out of date when it comes back.
             m.mend();
+            m.forget();
         }
         Order::Enable => {
             if m.standing == Standing::Maintenance {

@@ -143,7 +143,7 @@ impl Member {
             Standing::Maintenance => State::Maintenance,
             _ if self.leaving => State::Draining,
             Standing::Draining => State::Draining,
-            Standing::Enabled if self.failing || matches!(self.reach, Reach::Resting { .. }) => State::Down,
+            Standing::Enabled if self.down() => State::Down,
             Standing::Enabled => State::Up,
         }
     }
@@ -228,6 +228,23 @@ impl Member {
             (self.why, self.reach) = (None, Reach::Reachable);
         }
         news
+    }
+
+    /// Whether checks or connects say that it doesn't work.
+    pub const fn down(&self) -> bool {
+        self.failing || matches!(self.reach, Reach::Resting { .. })
+    }
+
+    /// A check of one that works by checks was good: where a connect failed, and long enough ago, it is asked as usual again.
+    pub fn answered(&mut self, now: Instant) {
+        if matches!(self.reach, Reach::Resting { until } if now >= until) {
+            self.forget();
+        }
+    }
+
+    /// What connects showed is out of date.
+    pub fn forget(&mut self) {
+        (self.why, self.reach) = (None, Reach::Reachable);
     }
 
     /// When it will have its whole share again; `None`: it has.

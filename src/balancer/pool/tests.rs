@@ -184,6 +184,21 @@ fn one_that_fails_and_works_by_turns_is_told_of_now_and_then() {
 }
 
 #[test]
+fn a_good_check_ends_a_rest_that_is_over() {
+    let mut rig = Rig::equal(Balance::RoundRobin, 2);
+    rig.fail(0);
+    assert_eq!(rig.health(0, true), [], "not yet");
+    rig.now += member::REST;
+    assert_eq!(rig.health(0, true).iter().map(|c| c.to).collect::<Vec<_>>(), [State::Up], "without any client");
+    assert_eq!(rig.pool.get(0).and_then(|m| m.why.clone()), None);
+    rig.fail(1);
+    rig.order(1, Order::Disable);
+    rig.order(1, Order::Enable);
+    assert_eq!(rig.states(), [State::Up; 2], "maintenance forgets what connects showed");
+    assert_eq!(rig.pool.get(1).and_then(|m| m.why.clone()), None);
+}
+
+#[test]
 fn all_resting_are_still_tried_and_all_down_by_checks_are_not() {
     let mut rig = Rig::equal(Balance::RoundRobin, 2);
     rig.fail(0);
