@@ -13,6 +13,9 @@ pub const REST: Duration = Duration::from_secs(1);
 /// That connects took a member down is told this often: it may go up and down with every client.
 pub const QUIET: Duration = Duration::from_secs(10);
 
+/// One whose connects failed for so long was away, and may have to start slowly; less may be one lost packet.
+pub const AWAY: Duration = Duration::from_secs(3);
+
 /// What one of weight 1 gets; a member that came back begins with a tenth of it.
 const WHOLE: u32 = 1000;
 
@@ -54,6 +57,7 @@ enum Reach {
     Reachable,
     /// The last one failed.
     Resting {
+        since: Instant,
         until: Instant,
     },
 }
@@ -174,7 +178,7 @@ impl Member {
 
     /// Whether it is to be asked last.
     pub fn rests(&self, now: Instant) -> bool {
-        matches!(self.reach, Reach::Resting { until } if now < until)
+        matches!(self.reach, Reach::Resting { until, .. } if now < until)
     }
 
     pub fn full(&self) -> bool {
@@ -189,7 +193,7 @@ impl Member {
     /// A connect to it begins. One that has rested gets one of them and then rests on, until that one says how it is.
     pub fn taken(&mut self, now: Instant) {
         self.connecting += 1;
-        if let Reach::Resting { until } = &mut self.reach {
+        if let Reach::Resting { until, .. } = &mut self.reach {
             *until = (*until).max(now + REST);
         }
     }
@@ -197,7 +201,8 @@ impl Member {
     /// A connect failed. True: that is news.
     pub fn missed(&mut self, now: Instant) -> bool {
         self.failed += 1;
-        let was = std::mem::replace(&mut self.reach, Reach::Resting { until: now + REST });
+        let since = if let Reach::Resting { since, .. } = self.reach { since } else { now };
+        let was = std::mem::replace(&mut self.reach, Reach::Resting { since, until: now + REST });
         matches!(was, Reach::Reachable)
     }
 
@@ -210,10 +215,12 @@ impl Member {
         may
     }
 
-    /// A connection to it proved to work. True: that is news.
-    pub fn reached(&mut self) -> bool {
-        let was = std::mem::replace(&mut self.reach, Reach::Reachable);
-        matches!(was, Reach::Resting { .. })
+    /// A connection to it proved to work. Where that is news: since when none did.
+    pub const fn reached(&mut self) -> Option<Instant> {
+        match std::mem::replace(&mut self.reach, Reach::Reachable) {
+            Reach::Resting { since, .. } => Some(since),
+            Reach::Reachable => None,
+        }
     }
 
     /// It came back: its share grows from here on.
@@ -237,7 +244,7 @@ impl Member {
 
     /// A check of one that works by checks was good: where a connect failed, and long enough ago, it is asked as usual again.
     pub fn answered(&mut self, now: Instant) {
-        if matches!(self.reach, Reach::Resting { until } if now >= until) {
+        if matches!(self.reach, Reach::Resting { until, .. } if now >= until) {
             self.forget();
         }
     }

@@ -152,11 +152,10 @@ impl Pool {
 
     /// A connection to the member in `slot` has moved bytes, or was not broken for long enough: it is reached.
     pub fn proved(&mut self, slot: u16, now: Instant) -> Option<Change> {
-        let rise = !self.slow_start.is_zero();
+        let unchecked = !self.slow_start.is_zero() && !self.checked; // else checks say when it comes back
         let member = self.get_mut(slot)?;
-        if !member.reached() {
-            return None;
-        }
+        let since = member.reached()?;
+        let rise = unchecked && now.since(since) >= member::AWAY;
         if rise {
             member.came_back(now);
         }

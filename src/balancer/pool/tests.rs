@@ -349,14 +349,15 @@ fn one_that_came_back_starts_slowly() {
     rig.order(1, Order::Disable);
     rig.order(1, Order::Enable);
     assert_eq!(rig.shares(110), [100, 10], "after maintenance too");
-    rig.fail(0);
-    rig.now += member::REST;
-    let slot = (0..20).find_map(|i| rig.pass(i).filter(|&slot| slot == 0));
-    assert_eq!(
-        (slot, rig.pool.get(0).map(|m| m.share(rig.now, 10 * SECOND))),
-        (Some(0), Some(100)),
-        "and after failed connects"
-    );
+    for (checked, away, share) in [(false, member::REST, 1000), (true, member::AWAY, 1000), (false, member::AWAY, 100)] {
+        rig.balancer.health_check = checked.then(check);
+        rig.configure(vec![backend(0, 1), backend(1, 1)]);
+        rig.fail(0);
+        rig.now += away;
+        let slot = (0..20).find_map(|i| rig.pass(i).filter(|&slot| slot == 0));
+        let shown = rig.pool.get(0).map(|m| m.share(rig.now, 10 * SECOND));
+        assert_eq!((slot, shown), (Some(0), Some(share)), "and where connects failed for long and nobody checks");
+    }
 }
 
 #[test]
