@@ -207,6 +207,7 @@ impl Engine {
     fn turn_elsewhere(&mut self, key: Key) {
         let Some(conn) = self.slab.get_mut(key) else { return };
         conn.backend.take(&mut self.bench.pipes);
+        conn.client.hold(&[]); // what was left of a PROXY header: the next backend gets one of its own
         conn.state = conn.state & !(FRESH | SETTLE | SETTLED | EXPIRED) | CONNECTING;
         self.listeners[usize::from(conn.listener)].pool.taken_back(conn.target);
         self.dial_failed(key, &io::Error::new(io::ErrorKind::ConnectionReset, "reset right after it was accepted"));
