@@ -52,7 +52,7 @@ impl Engine {
         match connected {
             Ok(fd) => self.dialled(key, fd),
             Err(e) if is_local_shortage(&e) => self.pause_and_reset(key, &format!("can't connect to backends: {e}")),
-            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => {
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable && !tcp::lacks_source(address, &e) => {
                 // Ports are counted per destination, so there may be one towards the next backend.
                 conn.target = NOWHERE;
                 pool.release(slot, true);

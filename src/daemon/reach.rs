@@ -4,6 +4,7 @@ use crate::balancer::Control;
 use crate::cluster::{Cluster, runtime};
 use crate::config::Config;
 use crate::reactor::Async;
+use crate::sys::tcp;
 use log::{info, warn};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::cell::Cell;
@@ -144,7 +145,7 @@ fn tell(reaches: bool, backends: usize) {
 async fn answers(address: SocketAddr) -> Option<bool> {
     match runtime::timeout(PATIENCE, connect(address)).await {
         Ok(Ok(_)) => Some(true),
-        Ok(Err(e)) if is_local_shortage(&e) => None,
+        Ok(Err(e)) if is_local_shortage(&e) && !tcp::lacks_source(address, &e) => None,
         Ok(Err(_)) | Err(_) => Some(false),
     }
 }

@@ -6,6 +6,7 @@ use crate::balancer::MemberView;
 use crate::balancer::proxy::Header;
 use crate::config::{Ask, HealthCheck, Target};
 use crate::reactor::{self, Async};
+use crate::sys::tcp;
 use nix::errno::Errno;
 use smol::future::or;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -79,7 +80,7 @@ impl Question {
         match answered.await {
             Some(Ok(Ok(()))) => Shown::Good,
             Some(Ok(Err(why))) => Shown::Bad(why),
-            Some(Err(e)) if is_local_shortage(&e) => Shown::Nothing(text_of(&e)),
+            Some(Err(e)) if is_local_shortage(&e) && !tcp::lacks_source(self.to, &e) => Shown::Nothing(text_of(&e)),
             Some(Err(e)) => Shown::Bad(format!("{}: {}", stage.get().name(), text_of(&e))),
             None => Shown::Bad(format!("{} within {:?}", stage.get().late(), self.timeout)),
         }
