@@ -161,6 +161,22 @@ fn a_check_ends_in_time() {
 }
 
 #[test]
+fn an_http_check_reads_its_answer_to_the_end() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let tell = Mutex::new(tell);
+    let address = server(move |mut stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("write");
+        thread::sleep(Duration::from_millis(20)); // its status is known by now
+        stream.write_all(&[b'x'; 20 << 10]).expect("write");
+        stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        let end = stream.read(&mut [0]).map_err(|e| e.kind());
+        tell.lock().expect("not poisoned").send(end).expect("the test lives");
+    });
+    assert_eq!(ask(address, &http(None)), Shown::Good);
+    assert_eq!(told.recv_timeout(LONG).expect("the check ended"), Ok(0), "by FIN");
+}
+
+#[test]
 fn a_tcp_check_leaves_nothing_behind() {
     let (address, socket) = reserved();
     socket.listen(16).expect("listen");
