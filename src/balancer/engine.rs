@@ -191,8 +191,7 @@ impl Engine {
         if is_due(&mut self.ports_told, self.now) {
             log::warn!(
                 "local ports are exhausted: can't connect to backend {backend} ({e}); other backends are tried. Widen \
-                 sysctl net.ipv4.ip_local_port_range or add backends, and see that this machine has an address of the \
-                 backend's family (told once a minute)"
+                 sysctl net.ipv4.ip_local_port_range or add backends (told once a minute)"
             );
         }
     }

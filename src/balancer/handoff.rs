@@ -4,7 +4,7 @@
 //! client has got nothing yet, and nothing of it was read. What a listener's backlog holds is in the kernel and stays there.
 
 use super::client::Client;
-use super::conn::{ARRIVING, CONNECTING, COUNTED, Conn, EXPIRED, End, ON_VIP, QUEUED, SETTLE, WAITING};
+use super::conn::{ARRIVING, CONNECTING, COUNTED, Conn, EXPIRED, End, ON_VIP, QUEUED, SETTLE, WAITED, WAITING};
 use super::engine::Engine;
 use super::flow::{Half, KeptHalf};
 use super::listen::{Life, Listener};
@@ -72,13 +72,18 @@ impl Engine {
         };
         let listeners: Vec<KeptListener> = self.listeners.iter().map(listener).collect();
         let (all, mut conns) = (&self.listeners, Vec::with_capacity(self.slab.len()));
-        for (_, conn) in self.slab.iter_mut() {
+        // Those that wait come last, in the order of their lines: so they join them again.
+        let mut keys: Vec<Key> = self.slab.iter_mut().filter(|(_, conn)| !conn.is(WAITING)).map(|(key, _)| key).collect();
+        let others = keys.len();
+        keys.extend(all.iter().flat_map(|l| l.line.keys()));
+        for (i, key) in keys.into_iter().enumerate() {
+            let Some(conn) = self.slab.get_mut(key).filter(|conn| i < others || conn.is(WAITING)) else { continue };
             let Some(client) = conn.client.keep(passed) else { continue };
             let listener = usize::from(conn.listener);
             let address = all[listener].pool.get(conn.target).map(|m| m.address);
             let open = address.filter(|_| !conn.is(CONNECTING));
             let backend = open.and_then(|address| Some((address, conn.backend.keep(passed)?)));
-            let state = conn.state & !(QUEUED | EXPIRED | SETTLE | WAITING);
+            let state = conn.state & !(QUEUED | EXPIRED | SETTLE | WAITING | WAITED);
             let (peer, to) = (conn.peer.address(), conn.to.as_deref().copied());
             conns.push(KeptConn { client, backend, touched: conn.touched, peer, to, listener, state });
         }

@@ -52,7 +52,7 @@ impl Engine {
         match connected {
             Ok(fd) => self.dialled(key, fd),
             Err(e) if is_local_shortage(&e) => self.pause_and_reset(key, &format!("can't connect to backends: {e}")),
-            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable => {
+            Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable && !tcp::lacks_source(address, &e) => {
                 // Ports are counted per destination, so there may be one towards the next backend.
                 conn.target = NOWHERE;
                 pool.release(slot, true);
@@ -157,8 +157,7 @@ impl Engine {
         conn.state = conn.state & !CONNECTING | FRESH;
         conn.touched = stamp;
         let listener = &mut self.listeners[usize::from(conn.listener)];
-        let change = listener.pool.connected(conn.target, self.now);
-        tell(&listener.options.name, change);
+        listener.pool.connected(conn.target);
         let told = self.introduce(key);
         let moved = self.run_open(key);
         if told {
@@ -174,7 +173,8 @@ impl Engine {
     fn run_open(&mut self, key: Key) -> usize {
         let stamp = self.stamp();
         let Some(conn) = self.slab.get_mut(key) else { return 0 };
-        if conn.can_turn_elsewhere() && stamp.wrapping_sub(conn.touched) < LATE_REFUSAL {
+        let late = stamp.wrapping_sub(conn.touched) >= LATE_REFUSAL;
+        if !late && conn.can_turn_elsewhere() {
             self.turn_elsewhere(key);
             return 0;
         }
@@ -182,8 +182,11 @@ impl Engine {
         let (verdict, moved) = conn.turn(&mut self.bench);
         conn.client.unmute(token(key, End::Client), &self.reactor);
         conn.backend.unmute(token(key, End::Backend), &self.reactor);
-        if moved != [0; 2] {
+        let proved = moved != [0; 2] || verdict == Verdict::Complete || late;
+        if conn.is(FRESH) && proved {
             conn.state &= !FRESH;
+            let listener = &mut self.listeners[usize::from(conn.listener)];
+            tell(&listener.options.name, listener.pool.proved(conn.target, self.now));
         }
         if moved != [0; 2] || self.bench.flushed > 0 || conn.half_closed() != half_closed {
             conn.touched = stamp;
@@ -204,6 +207,7 @@ impl Engine {
     fn turn_elsewhere(&mut self, key: Key) {
         let Some(conn) = self.slab.get_mut(key) else { return };
         conn.backend.take(&mut self.bench.pipes);
+        conn.client.hold(&[]); // what was left of a PROXY header: the next backend gets one of its own
         conn.state = conn.state & !(FRESH | SETTLE | SETTLED | EXPIRED) | CONNECTING;
         self.listeners[usize::from(conn.listener)].pool.taken_back(conn.target);
         self.dial_failed(key, &io::Error::new(io::ErrorKind::ConnectionReset, "reset right after it was accepted"));
@@ -268,5 +272,5 @@ fn look(conn: &mut Conn, stamp: u32, listener: &Listener) -> bool {
     if !conn.is(CONNECTING | SETTLED) {
         conn.state |= SETTLE;
     }
-    conn.is(EXPIRED | SETTLE)
+    conn.is(EXPIRED | SETTLE) || conn.is(FRESH) && age >= u128::from(LATE_REFUSAL)
 }

@@ -52,6 +52,11 @@ impl Line {
         }
     }
 
+    /// All that joined and were not taken out, in order; some may have left.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.places.iter().copied()
+    }
+
     /// The one that [`Line::peek`] found at `i` waits no longer.
     pub fn take(&mut self, i: usize) {
         self.places.remove(i);
@@ -77,6 +82,7 @@ mod tests {
         assert_eq!((line.len(), line.peek(0, waits), line.peek(1, waits)), (3, Some(key(2)), Some(key(4))));
         line.take(1);
         line.join(key(9), true, waits);
+        assert!(line.keys().filter(|&k| waits(k)).map(|k| k.stamp).eq([9, 2, 5]));
         let mut order = Vec::new();
         while let Some(k) = line.peek(0, waits) {
             order.push(k.stamp);

@@ -11,7 +11,7 @@ use crate::sys::tcp;
 /// Connections of one line that are dialled in one turn, at about 20 µs each; the others follow in the next.
 const SERVED: usize = 64;
 /// How many are passed over at most because they have tried the very member where a place is free.
-const PASSED: usize = 16;
+const PASSED: usize = 1024;
 
 impl Engine {
     /// Every member that could take it is at its cap: joins the line, unless that is too long.
@@ -66,8 +66,8 @@ impl Engine {
     }
 
     fn serve_line(&mut self, i: usize) {
-        let mut passed = 0;
-        for _ in 0..SERVED {
+        let (mut passed, mut served) = (0, 0);
+        while served < SERVED {
             let Listener { line, pool, no_backend, .. } = &mut self.listeners[i];
             let Some(key) = line.peek(passed, |key| waits(&mut self.slab, key)) else { return };
             let Some(conn) = self.slab.get_mut(key) else { return };
@@ -80,6 +80,7 @@ impl Engine {
                 passed += 1;
                 continue;
             }
+            served += 1;
             line.take(passed);
             conn.state &= !(WAITING | EXPIRED); // it got its place in time
             match choice {

@@ -75,6 +75,15 @@ pub fn connect(address: SocketAddr) -> io::Result<OwnedFd> {
     }
 }
 
+/// Whether a connect to `address` that failed with `e` (EADDRNOTAVAIL) found no source address of its family, as where IPv6 is off,
+/// rather than no free port: then UDP, whose ports are others, doesn't get there either.
+pub fn lacks_source(address: SocketAddr, e: &io::Error) -> bool {
+    const NONE: [i32; 3] = [libc::EADDRNOTAVAIL, libc::ENETUNREACH, libc::EAFNOSUPPORT];
+    let by_udp = || Socket::new(Domain::for_address(address), Type::DGRAM.cloexec(), None)?.connect(&address.into());
+    e.raw_os_error() == Some(libc::EADDRNOTAVAIL)
+        && by_udp().is_err_and(|e| e.raw_os_error().is_some_and(|code| NONE.contains(&code)))
+}
+
 /// Sends what is kept back for more to follow (setting TCP_NODELAY does, also where it was set: tcp(7)).
 pub fn push(fd: impl AsFd) {
     let _ = SockRef::from(&fd).set_tcp_nodelay(true);

@@ -204,3 +204,19 @@ fn running_out_of_local_ports_is_not_the_backends_fault() {
         assert_eq!(rig.counters().backends[0].connected, 1);
     });
 }
+
+#[test]
+fn a_backend_of_a_family_that_is_off_is_down() {
+    lab::isolated("limits::a_backend_of_a_family_that_is_off_is_down", || {
+        lab::sh("ip link set lo up; echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6");
+        let there = SocketAddr::from(([0xfd00, 0, 0, 0, 0, 0, 0, 1], 80));
+        let rig = Rig::new(&[there, backend(echo)]);
+        for _ in 0..3 {
+            let mut c = patient(TcpStream::connect(("127.0.0.1", rig.ports[0])).expect("the forwarder listens"));
+            c.write_all(b"x").expect("write");
+            assert_eq!(read_one(&mut c), Some(b'x'), "the other one serves");
+        }
+        let s = rig.counters();
+        assert_eq!((s.backends[0].state.as_str(), s.backends[0].failed > 0), ("down", true), "{s:?}");
+    });
+}

@@ -101,6 +101,22 @@ fn a_place_of_a_failed_connect_is_free_again() {
 }
 
 #[test]
+fn who_has_tried_the_free_one_is_in_nobodys_way() {
+    let (busy, from_busy) = taker();
+    let (bad, from_bad) = taker();
+    let rig = Rig::with(spec(vec![one(vec![capped(busy, 1), capped(bad, 40)])]));
+    let _c = say(&rig, 0);
+    let _s = from_busy.recv_timeout(LONG).expect("connected");
+    let clients: Vec<_> = (0..40).map(|_| rig.connect()).collect();
+    let taken: Vec<_> = clients.iter().map(|_| from_bad.recv_timeout(LONG).expect("connected")).collect();
+    taken.into_iter().for_each(rst);
+    rig.until("all have tried it and wait", |s| s.queued == 40);
+    let _late = say(&rig, 7);
+    assert_eq!(hear(from_bad.recv_timeout(LONG).expect("it has rested enough")), 7, "past forty that wait for the other");
+    rig.until("they still wait", |s| s.queued == 40);
+}
+
+#[test]
 fn what_makes_places_serves_the_queue() {
     let (a, from_a) = taker();
     let (b, from_b) = taker();

@@ -6,6 +6,7 @@ use crate::balancer::MemberView;
 use crate::balancer::proxy::Header;
 use crate::config::{Ask, HealthCheck, Target};
 use crate::reactor::{self, Async};
+use crate::sys::tcp;
 use nix::errno::Errno;
 use smol::future::or;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -16,6 +17,9 @@ use std::time::Duration;
 
 /// Bytes read at once, on the stack: nothing is kept between two reads, so a check that waits owns no buffer.
 const PIECE: usize = 4 << 10;
+/// Of an answer that is good already: so many bytes are still read, for so long.
+const REST: usize = 64 << 10;
+const REST_TIME: Duration = Duration::from_millis(200);
 
 /// What is asked of whom: equal questions have equal answers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -77,17 +81,23 @@ impl Question {
             None
         });
         match answered.await {
-            Some(Ok(Ok(()))) => Shown::Good,
-            Some(Ok(Err(why))) => Shown::Bad(why),
-            Some(Err(e)) if is_local_shortage(&e) => Shown::Nothing(text_of(&e)),
+            Some(Ok((Ok(()), stream))) => {
+                let time = deadline.since(crate::sys::clock::now()).min(REST_TIME);
+                if self.get.is_some() && !time.is_zero() {
+                    or(read_out(&stream), reactor::sleep_until(crate::sys::clock::now() + time)).await;
+                }
+                Shown::Good
+            }
+            Some(Ok((Err(why), _))) => Shown::Bad(why),
+            Some(Err(e)) if is_local_shortage(&e) && !tcp::lacks_source(self.to, &e) => Shown::Nothing(text_of(&e)),
             Some(Err(e)) => Shown::Bad(format!("{}: {}", stage.get().name(), text_of(&e))),
             None => Shown::Bad(format!("{} within {:?}", stage.get().late(), self.timeout)),
         }
     }
 
-    async fn attempt(&self, stage: &Cell<Stage>) -> io::Result<Verdict> {
+    async fn attempt(&self, stage: &Cell<Stage>) -> io::Result<(Verdict, Async<TcpStream>)> {
         let stream = Async::connect(self.socket()?, self.to).await?;
-        let Some(get) = &self.get else { return Ok(Ok(())) };
+        let Some(get) = &self.get else { return Ok((Ok(()), stream)) };
         stage.set(Stage::Asking);
         send(&stream, &get.request).await?;
         let mut judge = Judge::new(get.status, get.text.as_ref());
@@ -97,7 +107,7 @@ impl Question {
                 stage.set(Stage::Reading);
             }
             if let Some(verdict) = verdict {
-                return Ok(verdict);
+                return Ok((verdict, stream));
             }
         }
     }
@@ -161,6 +171,17 @@ async fn send(stream: &Async<TcpStream>, mut bytes: &[u8]) -> io::Result<()> {
         bytes = &bytes[sent..];
     }
     Ok(())
+}
+
+/// Reads what is left of an answer, as far as it is worth it: closing with bytes unread would reset the backend's connection.
+async fn read_out(stream: &Async<TcpStream>) {
+    let mut all = 0;
+    while all < REST {
+        match stream.read_with(|mut stream| stream.read(&mut [0; PIECE])).await {
+            Ok(n @ 1..) => all += n,
+            Ok(0) | Err(_) => return,
+        }
+    }
 }
 
 fn read(mut stream: &TcpStream, judge: &mut Judge<'_>) -> io::Result<Option<Verdict>> {

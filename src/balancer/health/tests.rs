@@ -8,6 +8,7 @@ use crate::reactor;
 use smol::LocalExecutor;
 use smol::channel::Receiver;
 use smol::future::or;
+use std::cell::RefCell;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::rc::Rc;
@@ -38,13 +39,24 @@ fn member(balancer: &str, address: SocketAddr, check: &HealthCheck) -> MemberVie
     MemberView { balancer, address, target, check: Some(check.clone()), send_proxy: None }
 }
 
-/// Runs `test` beside a watch, with its news.
+/// Runs `test` beside a watch, with what differs from what it said before.
 fn with_watch<F: Future<Output = ()>>(test: impl FnOnce(Watch, Receiver<News>) -> F) {
+    let last = RefCell::new(None);
+    watched(test, move |news| last.replace(Some(news.clone())).as_ref() != Some(news));
+}
+
+/// Runs `test` beside a watch, with those of its reports that `fits` wants.
+fn watched<F: Future<Output = ()>>(test: impl FnOnce(Watch, Receiver<News>) -> F, fits: impl Fn(&News) -> bool + 'static) {
     let executor = Rc::new(LocalExecutor::new());
     let (tell, told) = smol::channel::unbounded();
     let watch = Watch::new(
         beside::of(&executor),
-        Box::new(move |balancer, address, up, why| drop(tell.try_send((balancer.into(), address, up, why.into())))),
+        Box::new(move |balancer, address, up, why| {
+            let news = (balancer.into(), address, up, why.into());
+            if fits(&news) {
+                drop(tell.try_send(news));
+            }
+        }),
     );
     reactor::block_on(executor.run(test(watch, told))).expect("epoll works");
 }
@@ -149,6 +161,22 @@ fn a_check_ends_in_time() {
 }
 
 #[test]
+fn an_http_check_reads_its_answer_to_the_end() {
+    let (tell, told) = std::sync::mpsc::channel();
+    let tell = Mutex::new(tell);
+    let address = server(move |mut stream| {
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").expect("write");
+        thread::sleep(Duration::from_millis(20)); // its status is known by now
+        stream.write_all(&[b'x'; 20 << 10]).expect("write");
+        stream.shutdown(std::net::Shutdown::Write).expect("shutdown");
+        let end = stream.read(&mut [0]).map_err(|e| e.kind());
+        tell.lock().expect("not poisoned").send(end).expect("the test lives");
+    });
+    assert_eq!(ask(address, &http(None)), Shown::Good);
+    assert_eq!(told.recv_timeout(LONG).expect("the check ended"), Ok(0), "by FIN");
+}
+
+#[test]
 fn a_tcp_check_leaves_nothing_behind() {
     let (address, socket) = reserved();
     socket.listen(16).expect("listen");
@@ -175,6 +203,19 @@ fn who_refuses_is_down_at_once_and_up_at_the_first_answer() {
         socket.listen(16).expect("listen");
         assert_eq!(next(&told).await, ("web".into(), address, true, "answers its checks".into()));
     });
+}
+
+#[test]
+fn each_good_answer_is_told() {
+    let test = async |watch: Watch, told| {
+        let (address, socket) = reserved();
+        socket.listen(16).expect("listen");
+        watch.reconcile(vec![member("web", address, &tcp())]);
+        for _ in 0..3 {
+            expect(&told, true, "answers its checks").await;
+        }
+    };
+    watched(test, |_| true);
 }
 
 #[test]

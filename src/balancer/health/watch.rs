@@ -23,7 +23,8 @@ const SPREAD_MOST: Duration = Duration::from_millis(500);
 /// A shortage on this machine is told this often.
 const TELL: Duration = Duration::from_secs(60);
 
-/// Told of each change: balancer, address of the member, whether it is up, why. Also of a new reason for being down.
+/// Told of each change: balancer, address of the member, whether it is up, why. Also of a new reason for being down, and of each good
+/// answer of one that is up: clients may have found it down meanwhile.
 pub type Report = Box<dyn Fn(&str, SocketAddr, bool, &str)>;
 
 /// The checks that run. Members that are asked the same question, also of several balancers, share one.
@@ -146,7 +147,8 @@ impl Check {
         let news = count.after(good, self.key.rise, self.key.fall);
         self.count.set(count);
         let other_reason = count.up() == Some(false) && !good && *self.why.borrow() != why;
-        if let Some(up) = news.or(other_reason.then_some(false)) {
+        let still = good && count.up() == Some(true);
+        if let Some(up) = news.or(other_reason.then_some(false)).or(still.then_some(true)) {
             self.why.replace(why.clone());
             let members = self.members.borrow().clone(); // the report may lead to another reconcile
             members.iter().for_each(|(balancer, address)| (shared.report)(balancer, *address, up, &why));

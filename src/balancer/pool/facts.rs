@@ -1,7 +1,7 @@
 //! What is told about members: by checks, by operators; and what that changes.
 
 use super::Pool;
-use super::member::{Member, Standing, State};
+use super::member::{Member, Ordered, Standing, State};
 use crate::config::Target;
 use crate::sys::clock::Instant;
 use std::net::{IpAddr, SocketAddr};
@@ -35,12 +35,14 @@ pub struct Change {
 impl Pool {
     /// What the checks of `address` found. Each member with that address changes.
     pub fn health(&mut self, address: SocketAddr, up: bool, why: &str, now: Instant) -> Vec<Change> {
-        let about = |m: &Member| m.address == address && m.standing != Standing::Maintenance && !m.leaving;
+        let about = |m: &Member| m.address == address && m.standing != Standing::Maintenance && !m.leaving && (!up || m.down());
         self.alter(about, now, |m, now| {
             if !up {
                 (m.failing, m.why) = (true, Some(why.to_string()));
             } else if m.mend() {
                 m.came_back(now);
+            } else {
+                m.answered(now);
             }
         })
     }
@@ -50,7 +52,21 @@ impl Pool {
         let about = |m: &Member| !m.leaving && names(m, target);
         let changes = self.alter(about, now, |m, now| obey(m, order, now));
         let said = self.members().filter(|m| about(m)).map(said).collect();
+        self.remember(&about);
         (changes, said)
+    }
+
+    /// An order that all members of a name got is one for the name, whatever its addresses will be.
+    fn remember(&mut self, about: impl Fn(&Member) -> bool) {
+        let named = |m: &&Member| m.host().is_some() && !m.leaving;
+        let got: Vec<(Target, Ordered)> =
+            self.members().filter(named).filter(|m| about(m)).map(|m| (m.target.clone(), (m.standing, m.ordered()))).collect();
+        for (target, ordered) in got {
+            if self.members().filter(named).all(|m| m.target != target || about(m)) {
+                self.orders.retain(|(of, _)| *of != target);
+                self.orders.push((target, ordered));
+            }
+        }
     }
 
     fn alter(
@@ -62,17 +78,19 @@ impl Pool {
         let mut altered = Vec::new();
         for (slot, member) in self.slots.iter_mut().enumerate() {
             if let Some(m) = member.as_mut().filter(|m| about(m)) {
-                altered.push((slot as u16, m.state()));
+                altered.push(slot as u16);
                 change(m, now);
             }
         }
         self.refresh(now);
-        altered.into_iter().filter_map(|(slot, from)| self.change(slot, from)).collect()
+        altered.into_iter().filter_map(|slot| self.change(slot)).collect()
     }
 
-    /// What the log is to be told of the member in `slot`, which was `from`.
-    pub(super) fn change(&self, slot: u16, from: State) -> Option<Change> {
-        let member = self.get(slot).filter(|m| !m.leaving && m.state() != from)?;
+    /// What the log is to be told of the member in `slot`, where it was told something else before.
+    pub(super) fn change(&mut self, slot: u16) -> Option<Change> {
+        let member = self.get_mut(slot).filter(|m| !m.leaving && m.state() != m.told)?;
+        member.told = member.state();
+        let member = self.get(slot)?;
         let up = self.members().filter(|m| m.state() == State::Up).count();
         let why = member.why.clone().filter(|_| member.state() == State::Down);
         Some(Change { address: member.address, to: member.state(), why, up })
@@ -86,6 +104,7 @@ fn obey(m: &mut Member, order: Order, now: Instant) {
             m.standing = Standing::Maintenance;
             // Nobody looks at it from here on, so what was found is out of date when it comes back.
             m.mend();
+            m.forget();
         }
         Order::Enable => {
             if m.standing == Standing::Maintenance {

@@ -54,6 +54,7 @@ impl Pool {
             if let Some((weight, _)) = kept.ordered.filter(|(_, over)| *over == member.configured()) {
                 member.order_weight(weight);
             }
+            member.told = member.state();
             (member.connected, member.failed) = (kept.connected, kept.failed);
         }
         self.refresh(now);

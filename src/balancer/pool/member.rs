@@ -10,6 +10,11 @@ use std::time::Duration;
 /// For how long a member whose connect failed is asked last, so that a dead one costs one connection per second a delay
 /// instead of each.
 pub const REST: Duration = Duration::from_secs(1);
+/// That connects took a member down is told this often: it may go up and down with every client.
+pub const QUIET: Duration = Duration::from_secs(10);
+
+/// One whose connects failed for so long was away, and may have to start slowly; less may be one lost packet.
+pub const AWAY: Duration = Duration::from_secs(3);
 
 /// What one of weight 1 gets; a member that came back begins with a tenth of it.
 const WHOLE: u32 = 1000;
@@ -46,12 +51,16 @@ pub enum Standing {
     Maintenance,
 }
 
+/// Standing, and the ordered weight with the configured one over which it was ordered.
+pub type Ordered = (Standing, Option<(u16, u16)>);
+
 /// What connects showed.
 #[derive(Clone, Copy, Debug)]
 enum Reach {
     Reachable,
     /// The last one failed.
     Resting {
+        since: Instant,
         until: Instant,
     },
 }
@@ -85,6 +94,9 @@ pub struct Member {
     configured: u16,
     ordered: Option<u16>,
     reach: Reach,
+    /// What the log was told last, and when it was told that connects fail.
+    pub told: State,
+    down_told: Option<Instant>,
     /// Since when it has been back, while it gets less than its share.
     back: Option<Instant>,
 }
@@ -109,6 +121,8 @@ impl Member {
             configured: backend.weight,
             ordered: None,
             reach: Reach::Reachable,
+            told: State::Up,
+            down_told: None,
             back: None,
         }
     }
@@ -136,7 +150,7 @@ impl Member {
             Standing::Maintenance => State::Maintenance,
             _ if self.leaving => State::Draining,
             Standing::Draining => State::Draining,
-            Standing::Enabled if self.failing || matches!(self.reach, Reach::Resting { .. }) => State::Down,
+            Standing::Enabled if self.down() => State::Down,
             Standing::Enabled => State::Up,
         }
     }
@@ -149,6 +163,13 @@ impl Member {
     /// The ordered weight, and the configured one over which it was ordered.
     pub fn ordered(&self) -> Option<(u16, u16)> {
         self.ordered.map(|weight| (weight, self.configured))
+    }
+
+    /// Takes over what was ordered for its like. A weight that the configuration changed since wins.
+    pub fn inherit(&mut self, (standing, weight): Ordered) {
+        self.standing = standing;
+        self.ordered = weight.filter(|(_, over)| *over == self.configured).map(|(weight, _)| weight);
+        self.told = self.state();
     }
 
     /// The configured weight.
@@ -167,7 +188,7 @@ impl Member {
 
     /// Whether it is to be asked last.
     pub fn rests(&self, now: Instant) -> bool {
-        matches!(self.reach, Reach::Resting { until } if now < until)
+        matches!(self.reach, Reach::Resting { until, .. } if now < until)
     }
 
     pub fn full(&self) -> bool {
@@ -182,7 +203,7 @@ impl Member {
     /// A connect to it begins. One that has rested gets one of them and then rests on, until that one says how it is.
     pub fn taken(&mut self, now: Instant) {
         self.connecting += 1;
-        if let Reach::Resting { until } = &mut self.reach {
+        if let Reach::Resting { until, .. } = &mut self.reach {
             *until = (*until).max(now + REST);
         }
     }
@@ -190,15 +211,26 @@ impl Member {
     /// A connect failed. True: that is news.
     pub fn missed(&mut self, now: Instant) -> bool {
         self.failed += 1;
-        let was = std::mem::replace(&mut self.reach, Reach::Resting { until: now + REST });
+        let since = if let Reach::Resting { since, .. } = self.reach { since } else { now };
+        let was = std::mem::replace(&mut self.reach, Reach::Resting { since, until: now + REST });
         matches!(was, Reach::Reachable)
     }
 
-    /// A connect succeeded. True: that is news.
-    pub fn reached(&mut self) -> bool {
-        self.connected += 1;
-        let was = std::mem::replace(&mut self.reach, Reach::Reachable);
-        matches!(was, Reach::Resting { .. })
+    /// Whether the log may be told now that connects fail; then notes that it was.
+    pub fn may_tell_down(&mut self, now: Instant) -> bool {
+        let may = self.told != State::Down && self.down_told.is_none_or(|at| now.since(at) >= QUIET);
+        if may {
+            self.down_told = Some(now);
+        }
+        may
+    }
+
+    /// A connection to it proved to work. Where that is news: since when none did.
+    pub const fn reached(&mut self) -> Option<Instant> {
+        match std::mem::replace(&mut self.reach, Reach::Reachable) {
+            Reach::Resting { since, .. } => Some(since),
+            Reach::Reachable => None,
+        }
     }
 
     /// It came back: its share grows from here on.
@@ -213,6 +245,23 @@ impl Member {
             (self.why, self.reach) = (None, Reach::Reachable);
         }
         news
+    }
+
+    /// Whether checks or connects say that it doesn't work.
+    pub const fn down(&self) -> bool {
+        self.failing || matches!(self.reach, Reach::Resting { .. })
+    }
+
+    /// A check of one that works by checks was good: where a connect failed, and long enough ago, it is asked as usual again.
+    pub fn answered(&mut self, now: Instant) {
+        if matches!(self.reach, Reach::Resting { until, .. } if now >= until) {
+            self.forget();
+        }
+    }
+
+    /// What connects showed is out of date.
+    pub fn forget(&mut self) {
+        (self.why, self.reach) = (None, Reach::Reachable);
     }
 
     /// When it will have its whole share again; `None`: it has.

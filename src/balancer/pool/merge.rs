@@ -23,6 +23,8 @@ impl Pool {
     /// Takes over a balancer's configuration. One whose address isn't in it any more leaves: its connections go on.
     pub fn configure(&mut self, balancer: &Balancer, hosts: &Hosts, now: Instant) -> Merged {
         (self.balance, self.slow_start) = (balancer.balance, balancer.slow_start);
+        self.checked = balancer.health_check.is_some();
+        self.orders.retain(|(target, _)| balancer.backends.iter().any(|b| b.target == *target));
         let wanted = wanted(balancer, hosts);
         let found = self.find(&wanted);
         let left = self.dismiss(&found);
@@ -36,7 +38,11 @@ impl Pool {
                 }
                 None => {
                     let Some(slot) = self.vacant() else { continue };
-                    self.slots[usize::from(slot)] = Some(Member::new(address, backend));
+                    let mut member = Member::new(address, backend);
+                    if let Some((_, ordered)) = self.orders.iter().find(|(target, _)| *target == backend.target) {
+                        member.inherit(*ordered);
+                    }
+                    self.slots[usize::from(slot)] = Some(member);
                     order.push(slot);
                     joined.push(address);
                 }
@@ -46,7 +52,9 @@ impl Pool {
         self.order = order;
         if balancer.health_check.is_none() {
             for member in self.slots.iter_mut().flatten() {
-                member.mend();
+                if member.mend() && !member.leaving {
+                    member.told = member.state();
+                }
             }
         }
         self.refresh(now);

@@ -30,8 +30,9 @@ pub use merge::{Hosts, Merged};
 pub use tried::Tried;
 
 use super::client::Client;
-use crate::config::Balance;
+use crate::config::{Balance, Target};
 use crate::sys::clock::Instant;
+use member::Ordered;
 use policy::{Candidate, Shares, prefer};
 use std::time::Duration;
 
@@ -77,8 +78,12 @@ pub struct Pool {
     order: Vec<u16>,
     /// The usual ones, and the backups.
     tiers: [Tier; 2],
+    /// What was ordered for all members of a host name, and so for those that its next addresses become.
+    orders: Vec<(Target, Ordered)>,
     balance: Balance,
     slow_start: Duration,
+    /// Checks find out who doesn't work.
+    checked: bool,
     /// Room for a choice to list candidates in.
     candidates: Vec<Candidate>,
     /// When the last member has its whole share again; `None`: all have.
@@ -86,12 +91,16 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// The member to connect to next. Those whose connects failed a moment ago come last.
+    /// The member to connect to next. Those whose connects failed a moment ago come last; where checks find out who doesn't work, they
+    /// still come before the backups, so that one lost connect doesn't send everybody there.
     pub fn choose(&mut self, ask: &mut Ask<'_>) -> Choice {
         if self.whole_at.is_some_and(|at| ask.now >= at) {
             self.refresh(ask.now);
         }
-        let ways = [(0, false), (1, false), (0, true), (1, true)];
+        let ways = match self.checked {
+            true => [(0, false), (0, true), (1, false), (1, true)],
+            false => [(0, false), (1, false), (0, true), (1, true)],
+        };
         let found =
             ways.into_iter().map(|(tier, resting)| self.choose_among(tier, resting, ask)).find(|c| *c != Choice::Nobody);
         let choice = found.unwrap_or(Choice::Nobody);
@@ -136,15 +145,20 @@ impl Pool {
     }
 
     /// The connect to the member in `slot` succeeded: its place is one of an open connection now.
-    pub fn connected(&mut self, slot: u16, now: Instant) -> Option<Change> {
-        let from = self.get(slot)?.state();
-        let rise = !self.slow_start.is_zero();
-        let member = self.get_mut(slot)?;
-        member.connecting -= 1;
-        member.open += 1;
-        if !member.reached() {
-            return None;
+    pub fn connected(&mut self, slot: u16) {
+        if let Some(member) = self.get_mut(slot) {
+            member.connecting -= 1;
+            member.open += 1;
+            member.connected += 1;
         }
+    }
+
+    /// A connection to the member in `slot` has moved bytes, or was not broken for long enough: it is reached.
+    pub fn proved(&mut self, slot: u16, now: Instant) -> Option<Change> {
+        let unchecked = !self.slow_start.is_zero() && !self.checked; // else checks say when it comes back
+        let member = self.get_mut(slot)?;
+        let since = member.reached()?;
+        let rise = unchecked && now.since(since) >= member::AWAY;
         if rise {
             member.came_back(now);
         }
@@ -154,19 +168,20 @@ impl Pool {
         if rise {
             self.refresh(now);
         }
-        self.change(slot, from)
+        self.change(slot)
     }
 
-    /// The connect to the member in `slot` failed, for the reason that `why` tells: its place is free.
+    /// The connect to the member in `slot` failed, for the reason that `why` tells: its place is free. What is returned is bounded:
+    /// one that fails and works by turns is told of now and then.
     pub fn failed(&mut self, slot: u16, now: Instant, why: impl FnOnce() -> String) -> Option<Change> {
         let member = self.get_mut(slot)?;
-        let from = member.state();
         let news = member.missed(now);
         if news && !member.failing {
             member.why = Some(why());
         }
+        let tell = !member.leaving && member.state() == State::Down && member.may_tell_down(now);
         self.release(slot, true);
-        if news { self.change(slot, from) } else { None }
+        if tell { self.change(slot) } else { None }
     }
 
     /// A connection to the member in `slot` turns out not to have been made: it is one that connects again.

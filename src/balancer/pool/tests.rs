@@ -20,6 +20,11 @@ pub fn backend(i: usize, weight: u16) -> Backend {
     Backend { weight, ..address(i).into() }
 }
 
+fn check() -> HealthCheck {
+    let (ask, interval, timeout) = (config::Ask::Tcp, SECOND, SECOND);
+    HealthCheck { ask, port: None, interval, timeout, rise: 1, fall: 1 }
+}
+
 fn balancer(backends: Vec<Backend>) -> Balancer {
     Balancer::new("b".into(), 80, false, backends)
 }
@@ -51,7 +56,8 @@ impl Rig {
     /// A connection of client `i` that is connected at once and stays.
     fn open(&mut self, i: u32) -> Option<u16> {
         let Choice::Member(slot) = self.again(client(i), &mut Tried::default()) else { return None };
-        self.pool.connected(slot, self.now);
+        self.pool.connected(slot);
+        self.pool.proved(slot, self.now);
         Some(slot)
     }
 
@@ -149,9 +155,47 @@ fn a_failed_member_rests_and_then_gets_another_chance() {
     rig.now = T0 + member::REST + SECOND;
     let seen: Vec<_> = (0..6).map(|_| rig.again(client(0), &mut Tried::default())).collect();
     assert_eq!(seen.iter().filter(|&&c| c == Choice::Member(1)).count(), 1, "one connection asks it: {seen:?}");
-    assert_eq!(rig.pool.connected(1, rig.now).map(|c| c.to), Some(State::Up));
+    rig.pool.connected(1);
+    assert_eq!(rig.states()[1], State::Down, "an accepted connect may still be reset");
+    assert_eq!(rig.pool.proved(1, rig.now).map(|c| c.to), Some(State::Up));
     rig.pool.release(1, false);
     assert_eq!(rig.shares(6), [2; 3]);
+}
+
+#[test]
+fn one_that_fails_and_works_by_turns_is_told_of_now_and_then() {
+    let mut rig = Rig::equal(Balance::RoundRobin, 2);
+    let mut lines = Vec::new();
+    for _ in 0..250 {
+        lines.extend(rig.fail(0));
+        assert_eq!(rig.states()[0], State::Down, "the state is exact");
+        rig.now += SECOND / 20;
+        lines.extend(rig.pool.proved(0, rig.now));
+        assert_eq!(rig.states()[0], State::Up);
+        rig.now += SECOND / 20;
+    }
+    let told: Vec<_> = lines.iter().map(|c| c.to).collect();
+    assert_eq!(told, [State::Down, State::Up].repeat(3), "25 s");
+    rig.fail(0);
+    rig.now += member::QUIET;
+    assert_eq!(rig.fail(0).map(|c| c.to), Some(State::Down), "one that stays down is told of, late");
+    assert_eq!(rig.health(0, false), [], "it is told already");
+    assert_eq!(rig.health(0, true).len(), 1);
+}
+
+#[test]
+fn a_good_check_ends_a_rest_that_is_over() {
+    let mut rig = Rig::equal(Balance::RoundRobin, 2);
+    rig.fail(0);
+    assert_eq!(rig.health(0, true), [], "not yet");
+    rig.now += member::REST;
+    assert_eq!(rig.health(0, true).iter().map(|c| c.to).collect::<Vec<_>>(), [State::Up], "without any client");
+    assert_eq!(rig.pool.get(0).and_then(|m| m.why.clone()), None);
+    rig.fail(1);
+    rig.order(1, Order::Disable);
+    rig.order(1, Order::Enable);
+    assert_eq!(rig.states(), [State::Up; 2], "maintenance forgets what connects showed");
+    assert_eq!(rig.pool.get(1).and_then(|m| m.why.clone()), None);
 }
 
 #[test]
@@ -195,6 +239,21 @@ fn backups_take_part_only_while_nobody_else_could() {
     assert_eq!(rig.pass(0), Some(1), "and they give back");
     rig.fail(1);
     assert_eq!(rig.pass(0), Some(2), "also where connects fail");
+}
+
+#[test]
+fn with_checks_one_failed_connect_does_not_send_everybody_to_the_backup() {
+    let backup = Backend { backup: true, ..backend(1, 1) };
+    let mut rig = Rig::new(Balance::RoundRobin, vec![backend(0, 1), backup]);
+    rig.balancer.health_check = Some(check());
+    rig.configure(rig.balancer.backends.clone());
+    let mut tried = Tried::default();
+    assert_eq!(rig.again(client(0), &mut tried), Choice::Member(0));
+    rig.pool.failed(0, rig.now, String::new);
+    assert_eq!(rig.again(client(0), &mut tried), Choice::Member(1), "who has tried it goes there");
+    assert_eq!(rig.pass(1), Some(0), "others try it");
+    rig.health(0, false);
+    assert_eq!(rig.pass(1), Some(1));
 }
 
 #[test]
@@ -290,14 +349,15 @@ fn one_that_came_back_starts_slowly() {
     rig.order(1, Order::Disable);
     rig.order(1, Order::Enable);
     assert_eq!(rig.shares(110), [100, 10], "after maintenance too");
-    rig.fail(0);
-    rig.now += member::REST;
-    let slot = (0..20).find_map(|i| rig.pass(i).filter(|&slot| slot == 0));
-    assert_eq!(
-        (slot, rig.pool.get(0).map(|m| m.share(rig.now, 10 * SECOND))),
-        (Some(0), Some(100)),
-        "and after failed connects"
-    );
+    for (checked, away, share) in [(false, member::REST, 1000), (true, member::AWAY, 1000), (false, member::AWAY, 100)] {
+        rig.balancer.health_check = checked.then(check);
+        rig.configure(vec![backend(0, 1), backend(1, 1)]);
+        rig.fail(0);
+        rig.now += away;
+        let slot = (0..20).find_map(|i| rig.pass(i).filter(|&slot| slot == 0));
+        let shown = rig.pool.get(0).map(|m| m.share(rig.now, 10 * SECOND));
+        assert_eq!((slot, shown), (Some(0), Some(share)), "and where connects failed for long and nobody checks");
+    }
 }
 
 #[test]
@@ -349,10 +409,31 @@ fn names_stand_for_all_their_addresses() {
 }
 
 #[test]
+fn an_order_for_a_name_is_for_its_next_addresses_too() {
+    let target = Target::Name { host: "app".into(), port: 81 };
+    let balancer = balancer(vec![Backend { target, weight: 2, backup: false, max_connections: None }]);
+    let mut pool = Pool::default();
+    let look_up = |pool: &mut Pool, ips: &[u8]| {
+        let ip = |&n: &u8| std::net::IpAddr::from([203, 0, 113, n]);
+        pool.configure(&balancer, &Hosts::from([("app".to_string(), ips.iter().map(ip).collect())]), T0);
+        pool.members().map(|m| (m.state(), m.weight())).collect::<Vec<_>>()
+    };
+    look_up(&mut pool, &[1, 2]);
+    pool.order("203.0.113.1", Order::Drain, T0);
+    assert_eq!(look_up(&mut pool, &[2, 3]), [(State::Up, 2); 2], "that was about one address");
+    pool.order("app", Order::Drain, T0);
+    pool.order("app", Order::Weight(5), T0);
+    assert_eq!(look_up(&mut pool, &[4]), [(State::Draining, 5)]);
+    assert_eq!(look_up(&mut pool, &[]), []);
+    assert_eq!(look_up(&mut pool, &[5, 6]), [(State::Draining, 5); 2]);
+    pool.order("app", Order::Enable, T0);
+    assert_eq!(look_up(&mut pool, &[7]), [(State::Up, 5)]);
+}
+
+#[test]
 fn orders_stay_where_the_address_stays() {
     let mut rig = Rig::equal(Balance::RoundRobin, 3);
-    let (ask, interval, timeout) = (config::Ask::Tcp, SECOND, SECOND);
-    rig.balancer.health_check = Some(HealthCheck { ask, port: None, interval, timeout, rise: 1, fall: 1 });
+    rig.balancer.health_check = Some(check());
     assert_eq!(rig.order(0, Order::Drain).len(), 1);
     assert_eq!(rig.order(0, Order::Drain), [], "told once");
     rig.order(1, Order::Disable);

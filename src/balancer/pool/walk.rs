@@ -42,7 +42,10 @@ fn one_step(rig: &mut Rig, draw: &mut Random, held: &mut Held) {
     match draw.below(12) {
         0..5 => choose(rig, draw, held),
         5 if !held.is_empty() && held[any].2 => {
-            rig.pool.connected(held[any].0, rig.now);
+            rig.pool.connected(held[any].0);
+            if draw.below(2) == 0 {
+                rig.pool.proved(held[any].0, rig.now);
+            }
             held[any].2 = false;
         }
         6 if !held.is_empty() && held[any].2 => drop(rig.pool.failed(held.remove(any).0, rig.now, String::new)),
