@@ -1,7 +1,7 @@
 //! What is told about members: by checks, by operators; and what that changes.
 
 use super::Pool;
-use super::member::{Member, Standing, State};
+use super::member::{Member, Ordered, Standing, State};
 use crate::config::Target;
 use crate::sys::clock::Instant;
 use std::net::{IpAddr, SocketAddr};
@@ -52,7 +52,21 @@ impl Pool {
         let about = |m: &Member| !m.leaving && names(m, target);
         let changes = self.alter(about, now, |m, now| obey(m, order, now));
         let said = self.members().filter(|m| about(m)).map(said).collect();
+        self.remember(about);
         (changes, said)
+    }
+
+    /// An order that all members of a name got is one for the name, whatever its addresses will be.
+    fn remember(&mut self, about: impl Fn(&Member) -> bool) {
+        let named = |m: &&Member| m.host().is_some() && !m.leaving;
+        let got: Vec<(Target, Ordered)> =
+            self.members().filter(named).filter(|m| about(m)).map(|m| (m.target.clone(), (m.standing, m.ordered()))).collect();
+        for (target, ordered) in got {
+            if self.members().filter(named).all(|m| m.target != target || about(m)) {
+                self.orders.retain(|(of, _)| *of != target);
+                self.orders.push((target, ordered));
+            }
+        }
     }
 
     fn alter(

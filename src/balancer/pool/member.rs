@@ -51,6 +51,9 @@ pub enum Standing {
     Maintenance,
 }
 
+/// Standing, and the ordered weight with the configured one over which it was ordered.
+pub type Ordered = (Standing, Option<(u16, u16)>);
+
 /// What connects showed.
 #[derive(Clone, Copy, Debug)]
 enum Reach {
@@ -160,6 +163,13 @@ impl Member {
     /// The ordered weight, and the configured one over which it was ordered.
     pub fn ordered(&self) -> Option<(u16, u16)> {
         self.ordered.map(|weight| (weight, self.configured))
+    }
+
+    /// Takes over what was ordered for its like. A weight that the configuration changed since wins.
+    pub fn inherit(&mut self, (standing, weight): Ordered) {
+        self.standing = standing;
+        self.ordered = weight.filter(|(_, over)| *over == self.configured).map(|(weight, _)| weight);
+        self.told = self.state();
     }
 
     /// The configured weight.

@@ -24,6 +24,7 @@ impl Pool {
     pub fn configure(&mut self, balancer: &Balancer, hosts: &Hosts, now: Instant) -> Merged {
         (self.balance, self.slow_start) = (balancer.balance, balancer.slow_start);
         self.checked = balancer.health_check.is_some();
+        self.orders.retain(|(target, _)| balancer.backends.iter().any(|b| b.target == *target));
         let wanted = wanted(balancer, hosts);
         let found = self.find(&wanted);
         let left = self.dismiss(&found);
@@ -37,7 +38,11 @@ impl Pool {
                 }
                 None => {
                     let Some(slot) = self.vacant() else { continue };
-                    self.slots[usize::from(slot)] = Some(Member::new(address, backend));
+                    let mut member = Member::new(address, backend);
+                    if let Some((_, ordered)) = self.orders.iter().find(|(target, _)| *target == backend.target) {
+                        member.inherit(*ordered);
+                    }
+                    self.slots[usize::from(slot)] = Some(member);
                     order.push(slot);
                     joined.push(address);
                 }

@@ -30,8 +30,9 @@ pub use merge::{Hosts, Merged};
 pub use tried::Tried;
 
 use super::client::Client;
-use crate::config::Balance;
+use crate::config::{Balance, Target};
 use crate::sys::clock::Instant;
+use member::Ordered;
 use policy::{Candidate, Shares, prefer};
 use std::time::Duration;
 
@@ -77,6 +78,8 @@ pub struct Pool {
     order: Vec<u16>,
     /// The usual ones, and the backups.
     tiers: [Tier; 2],
+    /// What was ordered for all members of a host name, and so for those that its next addresses become.
+    orders: Vec<(Target, Ordered)>,
     balance: Balance,
     slow_start: Duration,
     /// Checks find out who doesn't work.

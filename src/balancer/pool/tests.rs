@@ -409,6 +409,28 @@ fn names_stand_for_all_their_addresses() {
 }
 
 #[test]
+fn an_order_for_a_name_is_for_its_next_addresses_too() {
+    let target = Target::Name { host: "app".into(), port: 81 };
+    let balancer = balancer(vec![Backend { target, weight: 2, backup: false, max_connections: None }]);
+    let mut pool = Pool::default();
+    let look_up = |pool: &mut Pool, ips: &[u8]| {
+        let ip = |&n: &u8| std::net::IpAddr::from([203, 0, 113, n]);
+        pool.configure(&balancer, &Hosts::from([("app".to_string(), ips.iter().map(ip).collect())]), T0);
+        pool.members().map(|m| (m.state(), m.weight())).collect::<Vec<_>>()
+    };
+    look_up(&mut pool, &[1, 2]);
+    pool.order("203.0.113.1", Order::Drain, T0);
+    assert_eq!(look_up(&mut pool, &[2, 3]), [(State::Up, 2); 2], "that was about one address");
+    pool.order("app", Order::Drain, T0);
+    pool.order("app", Order::Weight(5), T0);
+    assert_eq!(look_up(&mut pool, &[4]), [(State::Draining, 5)]);
+    assert_eq!(look_up(&mut pool, &[]), []);
+    assert_eq!(look_up(&mut pool, &[5, 6]), [(State::Draining, 5); 2]);
+    pool.order("app", Order::Enable, T0);
+    assert_eq!(look_up(&mut pool, &[7]), [(State::Up, 5)]);
+}
+
+#[test]
 fn orders_stay_where_the_address_stays() {
     let mut rig = Rig::equal(Balance::RoundRobin, 3);
     rig.balancer.health_check = Some(check());
