@@ -52,7 +52,7 @@ impl Pool {
         let about = |m: &Member| !m.leaving && names(m, target);
         let changes = self.alter(about, now, |m, now| obey(m, order, now));
         let said = self.members().filter(|m| about(m)).map(said).collect();
-        self.remember(&about);
+        self.remember(about);
         (changes, said)
     }
 
