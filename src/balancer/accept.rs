@@ -8,7 +8,7 @@ use super::flow::Half;
 use super::listen::Life;
 use super::pool::{NOWHERE, Tried};
 use crate::sys::tcp;
-use std::io::{self, ErrorKind::WouldBlock};
+use std::io::ErrorKind::WouldBlock;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 
@@ -67,7 +67,7 @@ impl Engine {
             Ok((client, peer)) if serve => self.admit(i, client, peer),
             Ok((client, _)) => tcp::reset(client),
             Err(e) if e.kind() == WouldBlock => listener.drained(),
-            Err(e) if is_local_shortage(&e) => self.pause(&format!("can't accept connections: {e}")),
+            Err(e) if tcp::is_local_shortage(&e) => self.pause(&format!("can't accept connections: {e}")),
             Err(_) => {} // an error of that connection (accept(2)); the next may be fine
         }
     }
@@ -119,9 +119,4 @@ impl Engine {
             log::warn!("accepting pauses: {why}; new connections wait (told once a minute)");
         }
     }
-}
-
-/// Whether the machine or this process is out of something, rather than one connection being at fault.
-pub(super) fn is_local_shortage(e: &io::Error) -> bool {
-    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC))
 }

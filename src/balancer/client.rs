@@ -9,7 +9,6 @@ pub struct Client {
     port: u16,
 }
 
-#[allow(dead_code)] // whole before its users (lists of networks, PROXY headers) are here
 impl Client {
     /// Its address; IPv4 as IPv4.
     pub fn ip(&self) -> IpAddr {

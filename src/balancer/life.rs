@@ -1,6 +1,5 @@
 //! The life of a connection in the engine: dial, its turns, timeouts, its end.
 
-use super::accept::is_local_shortage;
 use super::arrive::HEADER_TIMEOUT;
 use super::conn::{
     ARRIVING, CONNECTING, COUNTED, Conn, DOOMED, EXPIRED, End, FRESH, ON_VIP, QUEUED, SETTLE, SETTLED, Verdict, WAITING,
@@ -46,12 +45,12 @@ impl Engine {
         let pool = &mut self.listeners[of].pool;
         let Some(address) = pool.get(slot).map(|m| m.address) else { return false };
         let connected = match tcp::connect(address) {
-            Err(e) if is_local_shortage(&e) && self.spare.take().is_some() => tcp::connect(address),
+            Err(e) if tcp::is_local_shortage(&e) && self.spare.take().is_some() => tcp::connect(address),
             result => result,
         };
         match connected {
             Ok(fd) => self.dialled(key, fd),
-            Err(e) if is_local_shortage(&e) => self.pause_and_reset(key, &format!("can't connect to backends: {e}")),
+            Err(e) if tcp::is_local_shortage(&e) => self.pause_and_reset(key, &format!("can't connect to backends: {e}")),
             Err(e) if e.kind() == io::ErrorKind::AddrNotAvailable && !tcp::lacks_source(address, &e) => {
                 // Ports are counted per destination, so there may be one towards the next backend.
                 conn.target = NOWHERE;

@@ -84,6 +84,27 @@ pub fn lacks_source(address: SocketAddr, e: &io::Error) -> bool {
         && by_udp().is_err_and(|e| e.raw_os_error().is_some_and(|code| NONE.contains(&code)))
 }
 
+/// Whether the machine or this process is out of something (descriptors, memory), rather than one connection being at fault.
+pub fn is_local_shortage(e: &io::Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC))
+}
+
+/// Whether a connect to `address` failed with `e` for the want of something here, local ports included: it says nothing of the other side.
+pub fn could_not_ask(address: SocketAddr, e: &io::Error) -> bool {
+    is_local_shortage(e) || e.raw_os_error() == Some(libc::EADDRNOTAVAIL) && !lacks_source(address, e)
+}
+
+/// A socket, not connected yet, to see whether `address` accepts connections, and to be closed then. As with HAProxy, the handshake's last
+/// ACK is held back, and closing sends a RST in its place: the other kernel drops what was half a connection, so its program is not
+/// woken, logs no visitor that says nothing, and does not count one against us (MySQL blocks a host after a hundred such); and no port
+/// stays in TIME_WAIT here. The same holds if the ACK has left already, but for the program, which may see a reset.
+pub fn probe(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    let _ = socket.set_tcp_quickack(false);
+    let _ = socket.set_linger(Some(Duration::ZERO));
+    Ok(socket)
+}
+
 /// Sends what is kept back for more to follow (setting TCP_NODELAY does, also where it was set: tcp(7)).
 pub fn push(fd: impl AsFd) {
     let _ = SockRef::from(&fd).set_tcp_nodelay(true);

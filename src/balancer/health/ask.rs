@@ -89,7 +89,7 @@ impl Question {
                 Shown::Good
             }
             Some(Ok((Err(why), _))) => Shown::Bad(why),
-            Some(Err(e)) if is_local_shortage(&e) && !tcp::lacks_source(self.to, &e) => Shown::Nothing(text_of(&e)),
+            Some(Err(e)) if tcp::could_not_ask(self.to, &e) => Shown::Nothing(text_of(&e)),
             Some(Err(e)) => Shown::Bad(format!("{}: {}", stage.get().name(), text_of(&e))),
             None => Shown::Bad(format!("{} within {:?}", stage.get().late(), self.timeout)),
         }
@@ -112,19 +112,14 @@ impl Question {
         }
     }
 
-    /// A tcp check ends as HAProxy's do: the handshake's last ACK is held back, and closing sends a RST in its place. The backend's
-    /// kernel drops what was half a connection, so its program is not woken, logs no visitor that says nothing, and does not count
-    /// one against us (MySQL blocks a host after a hundred such); and no port stays in TIME_WAIT here. The same holds if the ACK
-    /// has left already, but for the program, which may see a reset.
-    ///
-    /// An http check ends by FIN once the answer was read, like any client.
+    /// A tcp check leaves no trace; an http check ends by FIN once the answer was read, like any client.
     fn socket(&self) -> io::Result<Socket> {
-        let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, Some(Protocol::TCP))?;
-        let _ = socket.set_tcp_quickack(false); // with http the request carries the ACK
-        match self.get {
-            None => drop(socket.set_linger(Some(Duration::ZERO))),
-            Some(_) => drop(socket.set_tcp_nodelay(true)),
+        if self.get.is_none() {
+            return tcp::probe(self.to);
         }
+        let socket = Socket::new(Domain::for_address(self.to), Type::STREAM, Some(Protocol::TCP))?;
+        let _ = socket.set_tcp_quickack(false); // the request carries the ACK
+        let _ = socket.set_tcp_nodelay(true);
         Ok(socket)
     }
 }
@@ -195,13 +190,6 @@ fn read(mut stream: &TcpStream, judge: &mut Judge<'_>) -> io::Result<Option<Verd
 /// `Connection refused`, without the number.
 fn text_of(e: &io::Error) -> String {
     e.raw_os_error().map_or_else(|| e.to_string(), |code| Errno::from_raw(code).desc().to_string())
-}
-
-fn is_local_shortage(e: &io::Error) -> bool {
-    matches!(
-        e.raw_os_error(),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::ENOSPC | libc::EADDRNOTAVAIL)
-    )
 }
 
 #[cfg(test)]
